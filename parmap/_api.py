@@ -1,0 +1,203 @@
+"""Station 1 and the whole way: what you are promised, and one call read from top to bottom."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, Literal, TypeVar, Unpack, overload
+
+from parmap._call import Call, Options, Settings, settings
+from parmap._inputs import Inputs
+from parmap._report import Report
+
+T = TypeVar("T")
+T1 = TypeVar("T1")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
+T4 = TypeVar("T4")
+T5 = TypeVar("T5")
+
+
+class Results(itertools.chain[T], Generic[T]):
+    """What `pmap` and `pstarmap` return: an iterator, like the one `map` returns.
+
+    It is a chain of batches, so that iterating costs what iterating a list costs.
+
+    Attributes:
+        report: what was decided and why, and what it came to so far (see `Report`).
+    """
+
+    report: Report
+    _batches: Any
+    _name: str
+
+    def close(self) -> None:
+        """End the call: no more results; items that have not begun do not begin.
+
+        Happens by itself when the iterator is exhausted, or is dropped.
+        """
+        self._batches.close()
+
+    def __del__(self) -> None:
+        batches = getattr(self, "_batches", None)
+        if batches is None:
+            return
+        if batches.gi_frame is not None and not batches.gi_suspended and not batches.gi_running:
+            warnings.warn(
+                f"{self._name} was never consumed: it is lazy, as map is, so nothing was run",
+                RuntimeWarning,
+                stacklevel=2,
+                source=self,
+            )
+        batches.close()
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a pmap iterator cannot be pickled or copied: it belongs to this process; "
+            "send list(...) of it instead"
+        )
+
+    def __repr__(self) -> str:
+        return f"<{self._name}: {self.report.mode}, {self.report.items} items run>"
+
+
+@overload
+def pmap(fn: Callable[[T1], T], it1: Iterable[T1], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+@overload
+def pmap(fn: Callable[[T1], T], it1: Iterable[T1], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+@overload
+def pmap(fn: Callable[[T1, T2], T], it1: Iterable[T1], it2: Iterable[T2], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+@overload
+def pmap(fn: Callable[[T1, T2], T], it1: Iterable[T1], it2: Iterable[T2], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+@overload
+def pmap(fn: Callable[[T1, T2, T3], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+@overload
+def pmap(fn: Callable[[T1, T2, T3], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+@overload
+def pmap(fn: Callable[[T1, T2, T3, T4], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], it4: Iterable[T4], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+@overload
+def pmap(fn: Callable[[T1, T2, T3, T4], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], it4: Iterable[T4], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+@overload
+def pmap(fn: Callable[[T1, T2, T3, T4, T5], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], it4: Iterable[T4], it5: Iterable[T5], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+@overload
+def pmap(fn: Callable[[T1, T2, T3, T4, T5], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], it4: Iterable[T4], it5: Iterable[T5], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+@overload
+def pmap(fn: Callable[..., T], it1: Iterable[Any], it2: Iterable[Any], it3: Iterable[Any], it4: Iterable[Any], it5: Iterable[Any], it6: Iterable[Any], /, *more: Iterable[Any], return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+@overload
+def pmap(fn: Callable[..., T], it1: Iterable[Any], it2: Iterable[Any], it3: Iterable[Any], it4: Iterable[Any], it5: Iterable[Any], it6: Iterable[Any], /, *more: Iterable[Any], return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+def pmap(
+    fn: Callable[..., Any],
+    /,
+    *iterables: Iterable[Any],
+    return_exceptions: bool = False,
+    **options: Unpack[Options],
+) -> Results[Any]:
+    """Equals `map(fn, *iterables)`, from all cores where that is sooner.
+
+    The same values in the same order, the same exceptions at the same positions, as lazily. The
+    differences: `fn` may run in another process, so what it changes there stays there; up to about
+    a millisecond of cheap items, or a bounded window of items in workers, is run ahead of the
+    consumer; and a StopIteration raised by `fn` is a RuntimeError, not a silent end.
+
+    Args:
+        fn: the function. Lambdas and closures are fine; classes of `__main__` keep their identity.
+        *iterables: one or more; the shortest ends the call. Drawn in the calling thread only.
+        strict: if True, iterables of different lengths raise ValueError, as in Python 3.14's `map`.
+            Default False.
+        parallel: None (default) measures the first items and decides; True uses workers from the
+            first item on; False never does.
+        max_workers: how many workers at the most. Default None: the cores this process may use,
+            more for functions that wait.
+        chunksize: items sent to a worker at a time. Default None: adapted to measured times.
+        buffersize: items submitted and not yet yielded, at the most. Default None: bounded by
+            bytes and time.
+        ordered: if False, results come as they are ready. Default True.
+        return_exceptions: if True, an item's exception is its result (as in `asyncio.gather`); only
+            subclasses of Exception. Default False: it is raised at its position, and iteration can
+            go on after it.
+        task_timeout: seconds one item may take; then its worker is ended, and a TimeoutError takes
+            the item's place. Needs workers, so it pins `parallel=True`. Default None.
+        retries: how many more times to run an item that raised, timed out or lost its worker.
+            Default 0.
+        progress: a tqdm bar counted in items. None (default): where a person looks and the work
+            takes over two seconds; True or False; a str is its label; a dict goes to tqdm.
+        initializer, initargs: called once in each process that runs items, before the first.
+        mp_context: start method name or multiprocessing context. Default None: what the user set
+            for multiprocessing, else "forkserver", else "spawn". "fork" forks workers for this
+            call, which see the caller as it is now.
+        executor: run on this engine instead of workers of this machine; the user owns it.
+
+    Returns:
+        An iterator with two more attributes: `report` (see `Report`) and `close()`.
+
+    Raises:
+        TypeError, ValueError: at the call, naming the argument and its value.
+        WorkerDied: at the position of an item whose worker ended under it.
+        TimeoutError: at the position of an item that took longer than `task_timeout`.
+        Whatever `fn` or an iterable raises, at its position; the item is named in a note.
+
+    >>> list(pmap(lambda x: x * x, range(5)))
+    [0, 1, 4, 9, 16]
+    """
+    if not iterables:
+        raise TypeError("pmap() must have at least two arguments: a function and an iterable")
+    checked = settings("pmap", {**options, "return_exceptions": return_exceptions})
+    iterators = [iter(iterable) for iterable in iterables]
+    mapper: Any = map if len(iterators) == 1 else itertools.starmap
+    return _start(Call(fn, mapper, Inputs(iterators, checked.strict), checked), "pmap")
+
+
+@overload
+def pstarmap(fn: Callable[..., T], iterable: Iterable[Iterable[Any]], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+@overload
+def pstarmap(fn: Callable[..., T], iterable: Iterable[Iterable[Any]], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+def pstarmap(
+    fn: Callable[..., Any],
+    iterable: Iterable[Iterable[Any]],
+    /,
+    *,
+    return_exceptions: bool = False,
+    **options: Unpack[Options],
+) -> Results[Any]:
+    """Equals `itertools.starmap(fn, iterable)`, from all cores where that is sooner.
+
+    Args:
+        fn: the function; called as `fn(*item)`.
+        iterable: of tuples of arguments, or of other iterables.
+        **options: as for `pmap`, with the same meaning and defaults; see there also for what is
+            returned and raised.
+
+    >>> list(pstarmap(pow, [(2, 5), (3, 2)]))
+    [32, 9]
+    """
+    checked = settings("pstarmap", {**options, "return_exceptions": return_exceptions})
+    inputs = Inputs([iter(iterable)], strict=False)
+    return _start(Call(fn, itertools.starmap, inputs, checked), "pstarmap")
+
+
+def _start(call: Call, name: str) -> Results[Any]:
+    report = Report()
+    batches = _batches(call, report)
+    results: Results[Any] = Results.from_iterable(batches)
+    results.report, results._batches, results._name = report, batches, name
+    return results
+
+
+def _batches(call: Call, report: Report) -> Iterator[Iterator[Any]]:
+    """One call, front to back: first here, then perhaps in workers, what they cannot do here again.
+
+    Nothing before the first `next` runs any of this, which is what makes `pmap` lazy.
+    """
+    from parmap._decision import Decision
+
+    decision = Decision(call, report)
+    try:
+        yield from decision.run_here()
+        if decision.parallel:
+            yield from decision.run_in_workers()
+            yield from decision.run_here()  # only where workers were lost to the call
+    finally:
+        decision.close(sys.exc_info()[1])

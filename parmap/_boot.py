@@ -1,0 +1,48 @@
+"""What the fork server imports before it forks workers, so that each starts with it in memory.
+
+The server outlives a caller that was killed, by the moment it takes to notice; so it is also the
+one that removes what such a caller could not.
+"""
+
+import atexit
+import glob
+import multiprocessing.heap
+import multiprocessing.pool
+import os
+import shutil
+
+import cloudpickle  # noqa: F401  (20 ms a worker, paid once here)
+
+import parmap._processes  # noqa: F401
+from parmap._transport import default_places, directory_name
+
+_server, _caller = os.getpid(), os.getppid()
+
+
+def sweep() -> None:
+    """Remove the caller's files and this server's socket. Runs when nobody is left to ask for
+    workers: the caller is gone, and so are the workers."""
+    if os.getpid() != _server:
+        return  # a worker that ends
+    for place in default_places():
+        for directory in glob.glob(os.path.join(place, directory_name(_caller) + "*")):
+            if os.lstat(directory).st_uid == os.getuid():
+                shutil.rmtree(directory, ignore_errors=True)
+    _remove_socket()
+
+
+def _remove_socket() -> None:
+    from multiprocessing import forkserver
+
+    # Private to multiprocessing, but nothing public knows the path; without it a killed caller
+    # leaves an empty socket in the temp directory, which is all that is at stake.
+    address = getattr(forkserver._forkserver, "_forkserver_address", None)
+    if isinstance(address, str) and os.path.exists(address):
+        os.unlink(address)
+        try:
+            os.rmdir(os.path.dirname(address))
+        except OSError:
+            pass  # the caller's temp directory held more than our socket
+
+
+atexit.register(sweep)

@@ -1,0 +1,236 @@
+"""Station 1: a call, checked and named."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, TypedDict
+
+from parmap._inputs import Inputs
+from parmap._outcome import Mapper, note, run_batch
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments of `pmap` and `pstarmap`, for type checkers. See `Settings`."""
+
+    strict: bool
+    parallel: bool | None
+    max_workers: int | None
+    chunksize: int | None
+    buffersize: int | None
+    ordered: bool
+    return_exceptions: bool
+    task_timeout: float | None
+    retries: int
+    progress: bool | str | dict[str, Any] | None
+    initializer: Callable[..., object] | None
+    initargs: tuple[Any, ...]
+    mp_context: Any
+    executor: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The same, checked, with their defaults. One object, passed on whole."""
+
+    strict: bool = False
+    parallel: bool | None = None
+    max_workers: int | None = None
+    chunksize: int | None = None
+    buffersize: int | None = None
+    ordered: bool = True
+    return_exceptions: bool = False
+    task_timeout: float | None = None
+    retries: int = 0
+    progress: bool | str | dict[str, Any] | None = None
+    initializer: Callable[..., object] | None = None
+    initargs: tuple[Any, ...] = ()
+    mp_context: Any = None
+    executor: Any = None
+
+
+_DEFAULT = Settings()
+_NAMES = frozenset(field.name for field in fields(Settings))
+
+# What other libraries call the same thing, told to who types it from habit.
+_ELSEWHERE = {
+    "n_jobs": "max_workers",
+    "processes": "max_workers",
+    "num_workers": "max_workers",
+    "workers": "max_workers",
+    "chunk_size": "chunksize",
+    "batch_size": "chunksize",
+    "timeout": "task_timeout",
+    "start_method": "mp_context",
+    "context": "mp_context",
+    "desc": "progress",
+    "progress_bar": "progress",
+}
+
+
+def settings(name: str, options: Options) -> Settings:
+    """Check the keyword arguments of the function `name`.
+
+    Raises TypeError or ValueError that names the argument and the value.
+    """
+    given: dict[str, Any] = {**_environment(), **options}
+    if not given:
+        return _DEFAULT
+    for keyword in given:
+        if keyword not in _NAMES:
+            hint = _ELSEWHERE.get(keyword)
+            advice = f"; did you mean {hint}=?" if hint else ""
+            raise TypeError(f"{name}() got an unexpected keyword argument {keyword!r}{advice}")
+    checked = Settings(**given)
+    _check(checked)
+    if checked.task_timeout is None:
+        return checked
+    return _with_timeout(checked)
+
+
+def _environment() -> dict[str, Any]:
+    """PARMAP_PARALLEL, PARMAP_MAX_WORKERS and PARMAP_PROGRESS, where the call does not say."""
+    found: dict[str, Any] = {}
+    for name, read in _VARIABLES:
+        text = os.environ.get(name)
+        if text:
+            found[name.removeprefix("PARMAP_").lower()] = read(name, text)
+    return found
+
+
+def _truth(name: str, text: str) -> bool | None:
+    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if text.lower() in ("auto", "none"):
+        return None
+    if text.lower() not in words:
+        raise ValueError(f"{name} must be 1, 0 or auto, not {text!r}")
+    return words[text.lower()]
+
+
+def _count(name: str, text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"{name} must be a whole number from 1, not {text!r}")
+    return int(text)
+
+
+_VARIABLES: tuple[tuple[str, Callable[[str, str], Any]], ...] = (
+    ("PARMAP_PARALLEL", _truth),
+    ("PARMAP_MAX_WORKERS", _count),
+    ("PARMAP_PROGRESS", _truth),
+)
+
+
+def _check(s: Settings) -> None:
+    for name in ("strict", "ordered", "return_exceptions"):
+        _check_type(name, getattr(s, name), bool)
+    _check_type("parallel", s.parallel, bool, type(None))
+    for name in ("max_workers", "chunksize", "buffersize"):
+        _check_number(name, getattr(s, name), 1, int, type(None))
+    _check_number("retries", s.retries, 0, int)
+    _check_number("task_timeout", s.task_timeout, 0, int, float, type(None))
+    if s.task_timeout == 0:
+        raise ValueError("task_timeout must be more than 0 seconds, not 0")
+    _check_type("progress", s.progress, bool, str, dict, type(None))
+    _check_type("initargs", s.initargs, tuple)
+    if s.initializer is not None and not callable(s.initializer):
+        raise TypeError(f"initializer must be callable or None, not {s.initializer!r}")
+    if s.initargs and s.initializer is None:
+        raise ValueError(f"initargs={s.initargs!r} needs an initializer")
+    if s.mp_context is not None:
+        start_method(s.mp_context)
+    if s.executor is not None and (s.mp_context is not None or s.initializer is not None):
+        raise ValueError(
+            "executor= brings its own workers: mp_context and initializer belong to it"
+        )
+
+
+def _check_type(name: str, value: object, *types: type) -> None:
+    if not isinstance(value, types):
+        wanted = " or ".join("None" if t is type(None) else t.__name__ for t in types)
+        raise TypeError(f"{name} must be {wanted}, not {value!r}")
+
+
+def _check_number(name: str, value: Any, least: int, *types: type) -> None:
+    _check_type(name, value, *types)
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    if value is not None and not value >= least:
+        raise ValueError(f"{name} must be at least {least}, not {value!r}")
+
+
+def start_method(context: Any) -> str:
+    """The start method that `mp_context` names: a name, or a multiprocessing context."""
+    import multiprocessing
+
+    known = multiprocessing.get_all_start_methods()
+    method = context if isinstance(context, str) else getattr(context, "get_start_method", str)()
+    if not isinstance(context, str) and not hasattr(context, "get_start_method"):
+        raise TypeError(
+            f"mp_context must be a start method name or a multiprocessing context, not {context!r}"
+        )
+    if method not in known:
+        raise ValueError(f"mp_context must be one of {', '.join(known)}, not {context!r}")
+    return str(method)
+
+
+def _with_timeout(checked: Settings) -> Settings:
+    """A time limit needs workers that can be ended: it pins parallel=True."""
+    if checked.parallel is False:
+        raise ValueError(
+            f"task_timeout={checked.task_timeout!r} needs workers, and parallel=False forbids them"
+        )
+    values = {name: getattr(checked, name) for name in _NAMES}
+    return Settings(**{**values, "parallel": True})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Call:
+    """One call: the function, how it is applied, its inputs and settings.
+
+    `mapper` is builtin `map` for items that are one argument, `itertools.starmap` for items that
+    are tuples of arguments: the one place where pmap over several iterables, and pstarmap, differ.
+    """
+
+    fn: Callable[..., Any]
+    mapper: Mapper
+    inputs: Inputs
+    settings: Settings
+
+    def run(self, item: Any, index: int) -> Any:
+        """Run one item here; its value, or what `again` makes of its exception."""
+        values, error = run_batch(self.mapper, self.fn, (item,))
+        return values.pop() if error is None else self.again(error, index, item)
+
+    def again(self, error: BaseException, index: int, item: Any) -> Any:
+        """An item raised: run it again as often as `retries` allows, then give its exception."""
+        for _ in range(self.settings.retries):
+            if isinstance(error, KeyboardInterrupt):
+                break
+            values, raised = run_batch(self.mapper, self.fn, (item,))
+            if raised is None:
+                return values.pop()
+            error = raised
+        return self.failed(error, index, item)
+
+    def failed(self, error: BaseException, index: int, item: Any) -> Any:
+        """An item's exception in its place: returned if the caller wants that, else raised."""
+        note(error, index, item)
+        if self.settings.return_exceptions and isinstance(error, Exception):
+            return error
+        raise error
+
+    def initializer(self) -> bytes | None:
+        """(initializer, initargs) as a worker gets them."""
+        if self.settings.initializer is None:
+            return None
+        from parmap._transport import dumps_by_value
+
+        try:
+            return dumps_by_value((self.settings.initializer, self.settings.initargs))
+        except (pickle.PicklingError, TypeError, AttributeError) as error:
+            raise TypeError(
+                f"initializer {self.settings.initializer!r} and its initargs cannot be sent to "
+                f"a worker: {error}"
+            ) from error

@@ -1,0 +1,188 @@
+"""Stations 2 to 4 as one call goes through them: probe here, plan, and go over to workers."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+from parmap import _machine, _plan, _state, _worker
+from parmap._call import Call
+from parmap._engine import LocalEngine
+from parmap._flow import Flow
+from parmap._plan import Facts, Plan
+from parmap._probe import WORTH_SECONDS, Probe, run_here
+from parmap._progress import Progress
+from parmap._report import Report
+
+# Seconds a first parallel call is assumed to lose on this machine before it was ever measured:
+# imports, starting the fork server, starting a worker.
+BOOT_SECONDS = 0.08
+START_SECONDS = 0.03
+
+# Seconds of fixed cost of a parallel call on warm workers: telling them the function, the first
+# chunks' way there and back.
+CALL_SECONDS = 0.6e-3
+
+
+class Decision:
+    """What is known and decided for one call, while it runs."""
+
+    def __init__(self, call: Call, report: Report):
+        self._call = call
+        self._report = report
+        self._probe = Probe()
+        self._progress = Progress(call.settings.progress, call.inputs.left)
+        self._plan: Plan | None = None
+        self._facts: _state.Facts | None = None
+        self._engine: LocalEngine | None = None
+        self._flow: Flow | None = None
+        self._go_over_at = 0.0
+        self._final = False  # nothing more will change the plan
+        self._began = time.perf_counter()
+        report.mode, report.reason = "serial", "too little work for workers to matter"
+
+    @property
+    def parallel(self) -> bool:
+        return self._plan is not None and self._plan.parallel
+
+    # ------------------------------------------------------------------ here
+
+    def run_here(self) -> Iterator[Iterator[Any]]:
+        """Run items in this process, while there is no reason to do otherwise."""
+        pinned = self._call.settings.parallel
+        if pinned is False:
+            self._decide(Plan(False, 0, 2, "parallel=False"))
+        elif pinned and not self._final:
+            self._decide(_plan.make_plan(self._gather()))
+            if self.parallel:
+                return
+        self._initialize_here()
+        yield from run_here(self._call, self._probe, self._report, self._progress, self._stay)
+
+    def _initialize_here(self) -> None:
+        """An initializer runs wherever items run: results must not tell where that was."""
+        s = self._call.settings
+        if s.initializer is not None and not self._probe.items:
+            s.initializer(*s.initargs)
+
+    def _stay(self) -> bool:
+        """Between two batches: go on here? A few comparisons, unless there is enough left."""
+        if self._final:
+            return True
+        probe = self._probe
+        if self.parallel:
+            return not self._workers_ready()
+        if not probe.items:
+            return True
+        left = self._call.inputs.left()
+        if (probe.items if left is None else left) * probe.each < WORTH_SECONDS:
+            return True
+        if not probe.weighed:
+            probe.closer = True  # look at the next item more closely, then come back
+            return True
+        plan = _plan.make_plan(self._gather())
+        if not plan.parallel:
+            self._report.reason = plan.reason
+            self._final = plan.case in (1, 4)
+            return True
+        if probe.waiting > _plan.WAITING_SHARE and not probe.closer and probe.items > 1:
+            pass
+        self._decide(plan)
+        return not self._prepare()
+
+    def _decide(self, plan: Plan) -> None:
+        self._plan = plan
+        self._final = not plan.parallel
+        self._report.reason = plan.reason
+
+    def _gather(self) -> Facts:
+        """Everything the plan needs, measured now or before."""
+        call, probe = self._call, self._probe
+        cores, _ = _machine.usable_cores()
+        memory = _machine.available_bytes()
+        warm = self._warm()
+        return Facts(
+            done=probe.items,
+            left=call.inputs.left(),
+            seconds_per_item=probe.each,
+            waiting=probe.waiting,
+            transfer_per_item=probe.transfer,
+            bytes_per_item=probe.bytes,
+            boot=0.0 if warm else BOOT_SECONDS,
+            start=0.0 if warm else START_SECONDS,
+            call=CALL_SECONDS,
+            cores=cores,
+            most_workers=call.settings.max_workers,
+            memory_workers=None if memory is None else max(1, memory // _machine.WORKER_BYTES),
+            pinned=call.settings.parallel,
+            obstacle=self._obstacle(),
+        )
+
+    def _warm(self) -> bool:
+        import sys
+
+        pool = sys.modules.get("parmap._pool")
+        return pool is not None and pool.warm_workers() > 0
+
+    def _obstacle(self) -> str:
+        if _worker.inside():
+            return "this is a worker already: nested calls are serial"
+        if self._call.settings.parallel is None:
+            return self._probe.obstacle
+        return ""
+
+    # ------------------------------------------------------------------ going over
+
+    def _prepare(self) -> bool:
+        """Get workers on their way; whether there is nothing to wait for."""
+        if self._warm():
+            self._go_over_at = 0.0
+        else:
+            self._go_over_at = time.monotonic() + BOOT_SECONDS
+        return self._workers_ready()
+
+    def _workers_ready(self) -> bool:
+        return time.monotonic() >= self._go_over_at
+
+    def run_in_workers(self) -> Iterator[Iterator[Any]]:
+        """Hand the rest to workers; leaves what they could not do in the inputs."""
+        assert self._plan is not None
+        if self._call.inputs.finished:
+            return
+        try:
+            cores, _ = _machine.usable_cores()
+            facts = _state.facts(self._call.fn)
+            self._engine = LocalEngine(self._call, self._plan.workers, facts, cores)
+        except Exception as error:
+            self._cannot(f"no workers could be had: {type(error).__name__}: {error}", error)
+            return
+        self._report.mode = "parallel"
+        self._report.workers = self._engine.workers
+        self._report.start_method = self._engine.method
+        self._flow = Flow(
+            self._call, self._engine, self._progress, self._report, self._probe.each
+        )
+        yield from self._flow.batches()
+        self._report.bytes_moved += self._engine.bytes_moved
+        if self._flow.unavailable is not None:
+            self._cannot(self._flow.unavailable.reason, self._flow.unavailable.error)
+
+    def _cannot(self, reason: str, error: BaseException) -> None:
+        """Workers were wanted and cannot be had: an error for who insists, else serial, said once."""
+        if self._call.settings.parallel:
+            raise error
+        self._decide(Plan(False, 0, 1, reason))
+        warnings.warn(f"parmap runs this call serially: {reason}", RuntimeWarning, stacklevel=4)
+
+    # ------------------------------------------------------------------ the end
+
+    def close(self, error: BaseException | None) -> None:
+        """The call is over, whichever way. After Ctrl-C nothing may go on in the background."""
+        self._report.seconds = time.perf_counter() - self._began
+        if self._flow is not None:
+            self._flow.discard()
+        if self._engine is not None:
+            self._engine.close(now=isinstance(error, KeyboardInterrupt))
+        self._progress.close(self._report.items)

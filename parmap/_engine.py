@@ -1,0 +1,403 @@
+"""Station 4, the door to it: the engine that runs chunks on this machine's warm workers.
+
+`_flow` knows an engine by five methods, and does not care which it is:
+
+    room(depth)      may one more chunk be sent, with at most `depth` at a worker?
+    send(chunk)      send it
+    wait(seconds)    what happened meanwhile: a list of Part, Lost, Refused, Unavailable
+    running_items()  items done of chunks not yet answered, for the bar
+    close(now)       the call is over; `now`: kill what still runs
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from parmap import _pool, _state, _worker
+from parmap._call import Call, start_method
+from parmap._outcome import Failure
+from parmap._transport import Parcel, dumps_by_value, pack
+
+# Workers that may die at their start, one after the other, before the call gives up. Fewer would
+# give up when memory is short for a moment; more would only repeat the same traceback.
+BOOT_TRIES = 3
+
+_numbers = itertools.count(1)
+_chunk_numbers = itertools.count(1)
+
+
+@dataclass(eq=False)
+class Chunk:
+    """Consecutive items on their way, kept until they are answered: a dead worker's are sent again.
+
+    Attributes:
+        start: index of the first item; items: the items; number: its name on the board.
+        single: ask for one parcel an item; lives: how many more workers each item may cost.
+        parts: outcomes that came, not yet handed out, each (count, Parcel or Failure).
+        got: how many items have come; done: nothing more will.
+    """
+
+    start: int
+    items: list[Any]
+    single: bool = False
+    lives: int = 0
+    parts: deque[tuple[int, Parcel | Failure | BaseException]] = field(default_factory=deque)
+    got: int = 0
+    done: bool = False
+    origin: int = 0  # index that offset 0 on the board stands for
+    number: int = field(default_factory=lambda: next(_chunk_numbers))
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Outcomes of some items of a chunk."""
+
+    chunk: Chunk
+    answer: _worker.Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A worker is gone. `chunks` were at it; the first was running `length` items at `offset`,
+    unless `running` is false. `error` is what the item at fault gets."""
+
+    chunks: list[Chunk]
+    running: bool
+    offset: int
+    length: int
+    error: Callable[[int], BaseException]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A chunk that a worker could not read: its items, one by one, may tell which."""
+
+    chunk: Chunk
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """The engine cannot go on. `chunks` were not run; `error` says why, for who insists."""
+
+    chunks: list[Chunk]
+    reason: str
+    error: BaseException
+
+
+Event = Part | Lost | Refused | Unavailable
+
+
+class LocalEngine:
+    """Leased workers of this process, for one call."""
+
+    def __init__(self, call: Call, workers: int, facts: _state.Facts | None, cores: int):
+        """Lease the workers. Raises what pickling `fn`, or starting a process, raises."""
+        s = call.settings
+        self._job_number = next(_numbers)
+        self._timeout = s.task_timeout
+        method = start_method(s.mp_context) if s.mp_context is not None else None
+        self._crew = _pool.crew(method, call.initializer())
+        self.method = self._crew.method
+        self._forked = self.method == "fork"
+        if self._forked:  # a snapshot of this moment: workers of this call only
+            self._crew = _pool.Crew("fork", self._crew.initializer, _pool.store())
+        self._job = self._make_job(call, facts, max(1, cores // workers))
+        self._place = None if self._forked else _state.place()
+        self._queues: dict[_pool.Worker, deque[Chunk]] = {}
+        self._fresh: set[_pool.Worker] = set()
+        self._watch = _pool.Watch()
+        self._events: list[Event] = []
+        self._boot_deaths = 0
+        self.deaths = 0
+        self.bytes_moved = 0
+        try:
+            self._hire(workers)
+        except BaseException:
+            self._let_go_of_task()
+            raise
+
+    def _make_job(self, call: Call, facts: _state.Facts | None, threads: int) -> _worker.Job:
+        task: Parcel | int
+        if self._forked:
+            task = self._job_number
+            _worker.inherited[task] = (call.mapper, call.fn)
+        else:
+            task = pack((call.mapper, call.fn), self._crew.store, by_value=True, shared=True)
+        return _worker.Job(
+            number=self._job_number,
+            task=task,
+            retries=call.settings.retries,
+            flush_seconds=_worker.FLUSH_SECONDS if call.settings.task_timeout is None else 0.0,
+            place=None,
+            facts=None if self._forked else facts,
+            threads=_thread_limits(threads),
+        )
+
+    @property
+    def workers(self) -> int:
+        return len(self._queues)
+
+    def _hire(self, count: int) -> None:
+        for worker in self._crew.lease(count):
+            if worker.job == 0:
+                self._fresh.add(worker)
+            self._queues[worker] = deque()
+            self._watch.add(worker)
+
+    # ------------------------------------------------------------------ what _flow asks for
+
+    def room(self, depth: int) -> bool:
+        return any(len(queue) < depth for queue in self._queues.values())
+
+    def send(self, chunk: Chunk) -> None:
+        """Send to the worker with the least to do. Raises what pickling the items raises."""
+        chunk.origin = chunk.start
+        parcel = pack(chunk.items, self._crew.store)
+        worker = min(self._queues, key=lambda w: len(self._queues[w]))
+        if worker.job != self._job_number:
+            self._tell_job(worker)
+        self._queues[worker].append(chunk)
+        worker.inflight += 1
+        self.bytes_moved += parcel.nbytes
+        work = _worker.Work(self._job_number, chunk.number, parcel, chunk.single)
+        if not worker.send(work):
+            parcel.discard()  # its death is told by wait(), which returns the chunk
+
+    def _tell_job(self, worker: _pool.Worker) -> None:
+        job = self._job
+        if worker.place != self._place:
+            job = _with_place(job, self._place)
+            worker.place = self._place
+        worker.send(job)
+        worker.job = self._job_number
+
+    def wait(self, seconds: float | None) -> list[Event]:
+        """Wait until something happens, at most `seconds` (None: no limit of the caller's)."""
+        if not self._events and self._queues:
+            for worker, readable in self._watch.wait(self._patience(seconds)).items():
+                self._hear(worker, readable)
+            if self._timeout is not None:
+                self._end_overdue(self._timeout)
+        events, self._events = self._events, []
+        return events
+
+    def running_items(self) -> int:
+        """Items done of the chunks that are running, as the boards tell."""
+        total = 0
+        for worker, queue in self._queues.items():
+            words = worker.board
+            if queue and words[_worker.CHUNK] == queue[0].number:
+                total += max(0, words[_worker.OFFSET] - queue[0].got)
+        return total
+
+    def close(self, now: bool = False) -> None:
+        """The call is over. Items that have not begun do not begin."""
+        for worker, queue in list(self._queues.items()):
+            worker.board[_worker.CANCELLED] = self._job_number
+            if now and queue:
+                self._crew.lose(worker, kill=True)
+                del self._queues[worker]
+        self._crew.give_back(list(self._queues))
+        self._queues.clear()
+        if self._forked:
+            self._crew.end()
+        self._let_go_of_task()
+
+    def _let_go_of_task(self) -> None:
+        if self._forked:
+            _worker.inherited.pop(self._job_number, None)
+        elif isinstance(self._job.task, Parcel):
+            self._job.task.discard()
+
+    # ------------------------------------------------------------------ what workers say
+
+    def _hear(self, worker: _pool.Worker, readable: bool) -> None:
+        """Take one message; or the worker's death, once all it said before has been read."""
+        if worker not in self._queues:
+            return  # let go a moment ago, by what another one said
+        message = worker.receive() if readable else None
+        if isinstance(message, _worker.Answer):
+            self._take_answer(worker, message)
+        elif isinstance(message, _worker.Refusal):
+            self._take_refusal(worker, message)
+        else:
+            self._bury(worker, None)
+
+    def _take_answer(self, worker: _pool.Worker, answer: _worker.Answer) -> None:
+        if answer.job != self._job_number:
+            worker.inflight -= answer.last
+            _pool.discard(answer)
+            return
+        chunk = self._queues[worker][0]
+        self._fresh.discard(worker)
+        self._boot_deaths = 0
+        if answer.last:
+            self._queues[worker].popleft()
+            worker.inflight -= 1
+        self._events.append(Part(chunk, answer))
+
+    def _take_refusal(self, worker: _pool.Worker, refusal: _worker.Refusal) -> None:
+        worker.inflight -= 1
+        if refusal.job != self._job_number:
+            return
+        chunk = self._queues[worker].popleft()
+        if refusal.what == "items":
+            assert refusal.failure is not None
+            self._events.append(Refused(chunk, refusal.failure))
+        elif refusal.what == "facts" and worker not in self._fresh:
+            self._replace_stale(worker, chunk)
+        else:
+            self._give_up(worker, chunk, refusal)
+
+    def _replace_stale(self, worker: _pool.Worker, chunk: Chunk) -> None:
+        """A warm worker knows another state of the caller's modules: a new one imports afresh."""
+        chunks = [chunk, *self._queues[worker]]
+        self._remove(worker, kill=True)
+        self._crew.dismiss_idle()
+        self._events.append(Lost(chunks, False, 0, 0, _nobody_at_fault))
+        self._hire_instead()
+
+    def _give_up(self, worker: _pool.Worker, chunk: Chunk, refusal: _worker.Refusal) -> None:
+        chunks = [chunk]
+        for each in list(self._queues):
+            chunks.extend(self._queues[each])
+            self._remove(each, kill=bool(self._queues[each]) or each is worker)
+        reason, error = _why_refused(refusal, self._job.facts or {})
+        self._events.append(Unavailable(chunks, reason, error))
+
+    # ------------------------------------------------------------------ workers that are gone
+
+    def _bury(self, worker: _pool.Worker, overdue: Callable[[int], BaseException] | None) -> None:
+        """A worker is dead: tell what was at it, and hire another if there is work left."""
+        chunks = list(self._queues[worker])
+        words = worker.board
+        booted = bool(words[_worker.READY])
+        running = bool(
+            chunks and words[_worker.CHUNK] == chunks[0].number and words[_worker.STARTED]
+        )
+        offset, length = words[_worker.OFFSET], words[_worker.LENGTH]
+        code = self._remove(worker, kill=False)
+        if not booted:
+            self._boot_deaths += 1
+            if self._boot_deaths >= BOOT_TRIES:
+                from parmap.errors import WorkerDied
+
+                error = WorkerDied.at_boot(code)
+                self._events.append(Unavailable(chunks, str(error), error))
+                return
+        if running and overdue is None:
+            self.deaths += 1
+        self._events.append(Lost(chunks, running, offset, length, overdue or _died(code)))
+        if chunks:
+            self._hire_instead()
+
+    def _hire_instead(self) -> None:
+        try:
+            self._hire(1)
+        except OSError as error:
+            if not self._queues:
+                self._events.append(
+                    Unavailable([], f"no worker could be started: {error}", error)
+                )
+
+    def _remove(self, worker: _pool.Worker, kill: bool) -> int | None:
+        self._watch.remove(worker)
+        del self._queues[worker]
+        self._fresh.discard(worker)
+        self._crew.lose(worker, kill=kill)
+        return worker.exitcode()
+
+    # ------------------------------------------------------------------ items that take too long
+
+    def _patience(self, seconds: float | None) -> float | None:
+        """How long to wait at the most: no longer than until the next item is overdue."""
+        if self._timeout is None:
+            return seconds
+        now = time.monotonic_ns()
+        limits = [0.05] if seconds is None else [0.05, seconds]  # an item may begin meanwhile
+        for worker in self._queues:
+            began = worker.board[_worker.STARTED]
+            if began:
+                limits.append(max(0.0, self._timeout - (now - began) * 1e-9))
+        return min(limits)
+
+    def _end_overdue(self, limit: float) -> None:
+        now = time.monotonic_ns()
+        for worker in list(self._queues):
+            began = worker.board[_worker.STARTED]
+            if began and self._queues[worker] and now - began > limit * 1e9:
+                worker.kill()
+                while worker.has_message():  # finished items of the same chunk
+                    message = worker.receive()
+                    if not isinstance(message, _worker.Answer):
+                        break
+                    self._take_answer(worker, message)
+                self._bury(worker, _overdue(limit))
+
+
+def _thread_limits(threads: int) -> dict[str, str]:
+    """BLAS and OpenMP in a worker: its share of the cores, unless the user's environment says."""
+    return dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+         "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS"),
+        str(threads),
+    )  # fmt: skip
+
+
+def _with_place(job: _worker.Job, place: _state.Place | None) -> _worker.Job:
+    return dataclasses.replace(job, place=place)
+
+
+def _died(exitcode: int | None) -> Callable[[int], BaseException]:
+    from parmap.errors import WorkerDied
+
+    return lambda index: WorkerDied.of_item(index, exitcode)
+
+
+def _overdue(limit: float) -> Callable[[int], BaseException]:
+    return lambda index: TimeoutError(
+        f"item {index} took longer than task_timeout={limit:g} s, and its worker was ended; "
+        "the other items are not affected"
+    )
+
+
+def _nobody_at_fault(index: int) -> BaseException:
+    return AssertionError(f"item {index} was not running")
+
+
+def _why_refused(
+    refusal: _worker.Refusal, facts: _state.Facts
+) -> tuple[str, BaseException]:
+    """The reason in words, and the error for a caller who insists on workers."""
+    from parmap._outcome import rebuild
+
+    if refusal.what == "facts":
+        told = _state.differences(facts, refusal.facts or {})
+        reason = (
+            f"workers import modules afresh and would not see state that was set at run time: "
+            f"{told}. Pass it as an argument or with initializer=, or use mp_context='fork'"
+        )
+        return reason, RuntimeError(reason)
+    assert refusal.failure is not None
+    error = rebuild(refusal.failure)
+    if refusal.what == "function":
+        error.add_note("parmap: raised by a worker that loads the mapped function")
+        return f"a worker cannot load the mapped function: {refusal.failure.summary}", error
+    error.add_note("parmap: raised by the initializer in a worker")
+    return f"the initializer failed: {refusal.failure.summary}", error
+
+
+def portable(call: Call) -> str:
+    """Why `fn` cannot be sent to a worker, or ""."""
+    try:
+        dumps_by_value(call.fn, [])
+    except Exception as error:  # the pickling methods of whatever fn refers to
+        return f"the function cannot be sent to a worker: {type(error).__name__}: {error}"
+    return ""

@@ -1,0 +1,368 @@
+"""Stations 5 and 7: keep every worker fed, a bounded way ahead, and hand out what comes, in order.
+
+All of it runs in the thread that iterates, and only while it asks for more. The window holds the
+chunks that were cut and not yet handed out, in the order of the input; workers answer in any order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from itertools import repeat, starmap
+from typing import Any
+
+from parmap import _plan, _worker
+from parmap._call import Call
+from parmap._engine import Chunk, Event, LocalEngine, Lost, Part, Refused, Unavailable
+from parmap._outcome import UNTRUSTED, Failure, note, rebuild
+from parmap._progress import Progress
+from parmap._report import Report
+from parmap._transport import Parcel, unpack
+
+# Items that may be on their way or waiting to be handed out, where no buffersize is given. Waiting
+# results are bounded in bytes too. Smaller would starve workers behind one slow item; larger draws
+# more of an endless input while its first item takes long.
+MOST_AHEAD = 50_000
+MOST_BYTES_AHEAD = 128 * 2**20
+
+# Seconds of work in a chunk below which a second one is sent ahead, to hide the pipe's latency
+# (50 to 100 us). Larger would hide nothing more, and queue chunks behind a long one.
+AHEAD_SECONDS = 10e-3
+
+# Seconds between two looks at the boards, while a bar is shown.
+TICK = 0.1
+
+
+class Flow:
+    """The parallel part of one call: an iterator of batches, each an iterator of results."""
+
+    def __init__(
+        self,
+        call: Call,
+        engine: LocalEngine,
+        progress: Progress,
+        report: Report,
+        seconds_per_item: float,
+    ):
+        self._call = call
+        self._engine = engine
+        self._progress = progress
+        self._report = report
+        self._each = seconds_per_item  # of late; 0 while nothing is known
+        self._bytes_each = 0.0
+        self._window: deque[Chunk] = deque()
+        self._again: deque[Chunk] = deque()  # to be sent before anything new is cut
+        self._ahead = 0  # items in the window
+        self._handed = 0  # items the consumer is at
+        self._bytes_ahead = 0
+        self.unavailable: Unavailable | None = None
+
+    def batches(self) -> Iterator[Iterator[Any]]:
+        """Results as they come, until the input has ended or the engine cannot go on."""
+        while True:
+            slow = self._call.inputs.slow
+            batch = self._next_ready() if slow else None  # ready results before a slow draw
+            if batch is None:
+                self._feed()
+                batch = self._next_ready()
+            if batch is not None:
+                yield batch
+                self._ahead -= self._handed  # all of it was taken, or we would not be here
+                self._handed = 0
+            elif self._window and self.unavailable is None:
+                self._wait()
+            elif self._window:
+                yield from self._rest_here()
+            else:
+                return
+
+    def _wait(self) -> None:
+        limit = TICK if self._progress.wanted else None
+        if self._call.inputs.slow and self._engine.room(1) and not self._call.inputs.finished:
+            limit = 0.0  # only look: there is more to draw, for a worker that has nothing
+        for event in self._engine.wait(limit):
+            self._note(event)
+        if self._progress.wanted:
+            self._progress.at(self._report.items + self._engine.running_items())
+
+    # ------------------------------------------------------------------ out: cut and send
+
+    def _feed(self) -> None:
+        """Send chunks while workers have room and the consumer is not too far behind."""
+        if self.unavailable is not None:
+            return
+        while self._engine.room(self._depth()):
+            if self._again:
+                self._send(self._again.popleft())
+                continue
+            size = self._next_size()
+            if not size or self._call.inputs.finished or not self._cut(size):
+                return
+            if self._call.inputs.slow:
+                return
+
+    def _depth(self) -> int:
+        """Chunks at one worker: two, so that it need not wait; one where that could hurt."""
+        size = self._chunksize()
+        left = self._call.inputs.left()
+        if size * self._each > AHEAD_SECONDS:
+            return 1
+        if left is not None and left < size * self._engine.workers * _plan.TAPER:
+            return 1 if self._each > _plan.CHUNK_SECONDS else 2
+        return 2
+
+    def _chunksize(self) -> int:
+        fixed = self._call.settings.chunksize
+        if fixed is not None:
+            return fixed
+        if not self._each:
+            return 1
+        left = self._call.inputs.left()
+        return _plan.chunk_size(self._each, left, self._engine.workers, self._bytes_each)
+
+    def _next_size(self) -> int:
+        """Items of the next chunk, 0 while the window is full."""
+        limit = self._call.settings.buffersize or MOST_AHEAD
+        if self._ahead and self._bytes_ahead > MOST_BYTES_AHEAD:
+            return 0
+        return max(0, min(self._chunksize(), limit - self._ahead))
+
+    def _cut(self, size: int) -> bool:
+        """Draw a chunk and send it; False when the input had nothing to give."""
+        inputs = self._call.inputs
+        start = inputs.drawn
+        items = inputs.take(size)
+        if self._call.mapper is starmap:
+            items = [item if isinstance(item, tuple) else _arguments(item) for item in items]
+        if items:
+            chunk = Chunk(start, items, lives=self._call.settings.retries)
+            self._admit(chunk)
+            self._send(chunk)
+        if inputs.error is not None:
+            error, inputs.error = inputs.error, None
+            self._admit(_settled(inputs.drawn, error))
+        return bool(items)
+
+    def _admit(self, chunk: Chunk) -> None:
+        self._window.append(chunk)
+        self._ahead += len(chunk.items)
+
+    def _send(self, chunk: Chunk) -> None:
+        """Send a chunk; where an item does not pickle, find which, and send the others."""
+        try:
+            self._engine.send(chunk)
+            self._report.chunks += 1
+        except UNTRUSTED as error:
+            if isinstance(error, OSError):
+                raise
+            if len(chunk.items) > 1:
+                self._split(chunk, [1] * len(chunk.items))
+                return
+            self._settle(chunk, _cannot_send(chunk, error))
+
+    # ------------------------------------------------------------------ back: what workers say
+
+    def _note(self, event: Event) -> None:
+        match event:
+            case Part():
+                self._take(event.chunk, event.answer)
+            case Lost():
+                self._resend(event)
+            case Refused(chunk, failure) if len(chunk.items) == 1:
+                self._settle(chunk, _cannot_load("item", chunk.start, failure.summary))
+            case Refused(chunk):
+                self._split(chunk, [1] * len(chunk.items))
+            case Unavailable():
+                self.unavailable = event
+                for chunk in event.chunks:
+                    chunk.done = False
+
+    def _take(self, chunk: Chunk, answer: _worker.Answer) -> None:
+        count = 0
+        for size, outcome in answer.groups:
+            chunk.parts.append((size, outcome))
+            count += size
+            if isinstance(outcome, Parcel):
+                self._bytes_ahead += outcome.nbytes
+                self._report.bytes_moved += outcome.nbytes
+        chunk.got += count
+        chunk.done = chunk.got >= len(chunk.items)
+        self._report.items += count
+        self._report.item_seconds += answer.seconds
+        if count:
+            each = answer.seconds / count
+            self._each = each if not self._each else (self._each + each) / 2
+            moved = sum(o.nbytes for _, o in answer.groups if isinstance(o, Parcel)) / count
+            self._bytes_each = max(moved, self._bytes_each / 2)
+
+    def _resend(self, lost: Lost) -> None:
+        """Send again what a lost worker had: its running chunk in pieces, the others as they were."""
+        self._report.worker_deaths = self._engine.deaths
+        for position, chunk in enumerate(lost.chunks):
+            if position == 0 and (lost.running or chunk.got):
+                self._resend_running(chunk, lost)
+            else:
+                self._again.append(chunk)
+
+    def _resend_running(self, chunk: Chunk, lost: Lost) -> None:
+        """What came of it is kept. One item was running: it is at fault. Several: each is tried
+        alone, for one of them is."""
+        left = len(chunk.items) - chunk.got
+        before = min(left, max(0, chunk.origin + lost.offset - chunk.start - chunk.got))
+        suspects = min(left - before, lost.length) if lost.running else 0
+        sizes = [before, *[1] * suspects, left - before - suspects]
+        pieces = self._split(chunk, [size for size in sizes if size])
+        if suspects == 1:
+            culprit = pieces[1 if before else 0]
+            if culprit.lives:
+                culprit.lives -= 1
+                culprit.single = True
+            else:
+                self._again.remove(culprit)
+                self._settle(culprit, lost.error(culprit.start))
+
+    def _split(self, chunk: Chunk, sizes: list[int]) -> list[Chunk]:
+        """Replace the part of a chunk that has no outcome by smaller ones, to be sent again."""
+        pieces, start = [], chunk.got
+        for size in sizes:
+            items = chunk.items[start : start + size]
+            pieces.append(Chunk(chunk.start + start, items, size == 1, chunk.lives))
+            start += size
+        place = self._window.index(chunk) + 1
+        del chunk.items[chunk.got :]
+        chunk.done = True
+        self._window.rotate(-place)
+        self._window.extendleft(reversed(pieces))
+        self._window.rotate(place)
+        self._again.extend(pieces)
+        return pieces
+
+    def _settle(self, chunk: Chunk, error: BaseException) -> None:
+        chunk.parts.append((1, error))
+        chunk.got, chunk.done = 1, True
+        self._report.items += 1
+
+    # ------------------------------------------------------------------ out to the consumer
+
+    def _next_ready(self) -> Iterator[Any] | None:
+        """The next results to hand out, if they are there: the first ones, or any if unordered."""
+        if self._call.settings.ordered:
+            while self._window and self._window[0].done and not self._window[0].parts:
+                self._window.popleft()
+            if self._window and self._window[0].parts:
+                return self._hand_out(self._window[0])
+            return None
+        for chunk in [c for c in self._window if c.done and not c.parts]:
+            self._window.remove(chunk)
+        ready = next((c for c in self._window if c.parts), None)
+        return None if ready is None else self._hand_out(ready)
+
+    def _hand_out(self, chunk: Chunk) -> Iterator[Any]:
+        count, outcome = chunk.parts.popleft()
+        index = chunk.start + chunk.got - sum(n for n, _ in chunk.parts) - count
+        self._handed = count
+        if isinstance(outcome, Parcel):
+            self._bytes_ahead -= outcome.nbytes
+            try:
+                return emptying(unpack(outcome))
+            except UNTRUSTED as error:
+                return self._unreadable(chunk, index, count, error)
+        error = rebuild(outcome) if isinstance(outcome, Failure) else outcome
+        item = chunk.items[index - chunk.start] if chunk.items else None
+        if chunk.items:
+            note(error, index, item)
+        return self._raising(error)
+
+    def _unreadable(
+        self, chunk: Chunk, index: int, count: int, error: BaseException
+    ) -> Iterator[Any]:
+        """Results that do not load here: of several that came together, each is run again alone."""
+        if count == 1:
+            failed = _cannot_load("result of item", index, f"{type(error).__name__}: {error}")
+            note(failed, index, chunk.items[index - chunk.start])
+            return self._raising(failed)
+        offset = index - chunk.start
+        pieces = [
+            Chunk(index + i, [item], True, chunk.lives)
+            for i, item in enumerate(chunk.items[offset : offset + count])
+        ]
+        del chunk.items[: offset + count]  # what came before has been handed out
+        chunk.start, chunk.got = index + count, chunk.got - offset - count
+        place = self._window.index(chunk)
+        for piece in reversed(pieces):
+            self._window.insert(place, piece)
+        self._again.extend(pieces)
+        self._handed = 0
+        self._report.items -= count
+        return iter(())
+
+    def _raising(self, error: BaseException) -> Iterator[Any]:
+        if self._call.settings.return_exceptions and isinstance(error, Exception):
+            return iter((error,))
+        return raising(error)
+
+    def _rest_here(self) -> Iterator[Iterator[Any]]:
+        """The engine is gone: run what is in the window in this process, in its place."""
+        while self._window:
+            chunk = self._window.popleft()
+            while chunk.parts:
+                yield self._hand_out(chunk)
+            while chunk.got < len(chunk.items):
+                item, chunk.items[chunk.got] = chunk.items[chunk.got], None
+                chunk.got += 1
+                self._report.items_here += 1
+                self._report.items += 1
+                yield one_here(self._call, item, chunk.start + chunk.got - 1)
+
+    def discard(self) -> None:
+        """The consumer wants no more: give up the files of results nobody will read."""
+        for chunk in self._window:
+            for _, outcome in chunk.parts:
+                if isinstance(outcome, Parcel):
+                    outcome.discard()
+
+
+def emptying(values: list[Any]) -> Iterator[Any]:
+    """Iterate a list at C speed while letting go of what was handed out."""
+    values.reverse()
+    return map(list.pop, repeat(values, len(values)))
+
+
+def raising(error: BaseException) -> Iterator[Any]:
+    """An iterator that raises at its first step, and is empty after it."""
+    raise error
+    yield
+
+
+def one_here(call: Call, item: Any, index: int) -> Iterator[Any]:
+    """One item, run in this process when it is asked for."""
+    yield call.run(item, index)
+
+
+def _arguments(item: Any) -> Any:
+    """starmap takes any iterable for the arguments; across the wall it has to be a tuple."""
+    try:
+        return tuple(item)
+    except TypeError:  # not iterable: starmap says so in the worker, at its position
+        return item
+
+
+def _settled(start: int, error: BaseException) -> Chunk:
+    """A place in the window without an item: what the input raised there."""
+    chunk = Chunk(start, [])
+    chunk.parts.append((0, error))
+    chunk.done = True
+    return chunk
+
+
+def _cannot_send(chunk: Chunk, why: BaseException) -> BaseException:
+    error = TypeError(
+        f"item {chunk.start} cannot be sent to a worker: {type(why).__name__}: {why}. "
+        "Pass something that pickles, or parallel=False."
+    )
+    error.__cause__ = why
+    return error
+
+
+def _cannot_load(what: str, index: int, why: str) -> BaseException:
+    return TypeError(f"the {what} {index} pickles but does not load on the other side: {why}")

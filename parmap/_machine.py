@@ -1,0 +1,109 @@
+"""What this machine lets this process use: processors and memory. Reads the system, decides nothing."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import PurePosixPath
+
+# Bytes a worker is assumed to need before it holds any data: an interpreter with numpy. Smaller
+# would fill a small machine with processes; larger would leave cores idle on one.
+WORKER_BYTES = 64 * 2**20
+
+
+def usable_cores(root: str = "/") -> tuple[int, str]:
+    """How many cores this process may keep busy, and what set that limit.
+
+    The least of: the cores there are, this process's affinity, the CPU quota of its cgroup and of
+    every group above, rounded up. `PYTHON_CPU_COUNT` overrides them all, as in Python 3.13.
+
+    Args:
+        root: where /proc and /sys are; tests give a folder of recorded files.
+    """
+    told = os.environ.get("PYTHON_CPU_COUNT", "")
+    if told.isdigit() and int(told) > 0:
+        return int(told), "PYTHON_CPU_COUNT"
+    limits = [(os.cpu_count() or 1, "cores of the machine")]
+    if hasattr(os, "sched_getaffinity"):
+        limits.append((len(os.sched_getaffinity(0)), "affinity of this process"))
+    quota = _quota(root)
+    if quota is not None:
+        limits.append((max(1, math.ceil(quota)), "CPU quota of its cgroup"))
+    return min(limits, key=lambda limit: limit[0])
+
+
+def available_bytes(root: str = "/") -> int | None:
+    """Memory that new processes could use, in bytes; None where the system does not say."""
+    found = [bytes_left for _, bytes_left in _memory_left(root)]
+    text = _read(os.path.join(root, "proc/meminfo"))
+    for line in text.splitlines():
+        if line.startswith("MemAvailable:"):
+            found.append(int(line.split()[1]) * 1024)
+    return min(found, default=None)
+
+
+@lru_cache(maxsize=8)
+def _groups(root: str) -> tuple[tuple[str, str], ...]:
+    """(mount point, own group) of each cgroup hierarchy: ("", version 2) or (controller, v1)."""
+    mounts: dict[str, str] = {}
+    for line in _read(os.path.join(root, "proc/self/mountinfo")).splitlines():
+        left, _, right = line.partition(" - ")
+        kind, _, options = right.partition(" ")
+        names = options.split()[-1].split(",") if kind == "cgroup" else [""]
+        if kind in ("cgroup", "cgroup2"):
+            mounts.update((name, left.split()[4].lstrip("/")) for name in names)
+    groups = []
+    for line in _read(os.path.join(root, "proc/self/cgroup")).splitlines():
+        _, names, group = line.split(":", 2)
+        for name in names.split(","):
+            if name in mounts:
+                groups.append((os.path.join(root, mounts[name]), group.lstrip("/")))
+    return tuple(dict.fromkeys(groups))
+
+
+def _with_ancestors(root: str) -> Iterator[str]:
+    """Folders of this process's control groups and of every group above them."""
+    for mount, group in _groups(root):
+        path = PurePosixPath(group)
+        # Inside a container the mount shows the own group as its root, whatever its name says.
+        for part in dict.fromkeys([path, *path.parents, PurePosixPath(".")]):
+            yield os.path.join(mount, str(part))
+
+
+def _quota(root: str) -> float | None:
+    """The least CPU quota of all groups, in cores."""
+    found = []
+    for folder in _with_ancestors(root):
+        words = _read(os.path.join(folder, "cpu.max")).split()  # version 2: "quota period"
+        if not words:  # version 1 has a file each
+            words = [
+                *_read(os.path.join(folder, "cpu.cfs_quota_us")).split(),
+                *_read(os.path.join(folder, "cpu.cfs_period_us")).split(),
+            ]
+        if len(words) == 2 and words[0] not in ("max", "-1"):
+            found.append(int(words[0]) / int(words[1]))
+    return min(found, default=None)
+
+
+def _memory_left(root: str) -> Iterator[tuple[str, int]]:
+    """(folder, bytes left) of each group that limits memory."""
+    for folder in _with_ancestors(root):
+        for limit, usage in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            most = _read(os.path.join(folder, limit)).strip()
+            used = _read(os.path.join(folder, usage)).strip()
+            if most.isdigit() and used.isdigit() and int(most) < sys.maxsize // 2:
+                yield folder, max(0, int(most) - int(used))
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""

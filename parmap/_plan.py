@@ -1,0 +1,180 @@
+"""Station 3: serial or parallel, with how many workers, in chunks of what size.
+
+Pure: facts in, a Plan out, with its reason in words. No clock, no files, no processes. The cases
+are numbered; `tests/test_plan.py` uses the same numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+# Workers for functions that wait (sleep, read a network) rather than compute: at the most this
+# many. Fewer would leave waiting work slow; more cost memory, 10 MB and 5 ms each.
+MOST_WAITING_WORKERS = 32
+
+# Share of waiting above which a function is taken for a waiting one. Below it, noise in the
+# clocks of a busy machine would hire workers for nothing.
+WAITING_SHARE = 0.3
+
+# How much shorter parallel must be than serial before it is chosen. At 1 every wrong estimate
+# costs; lower, and work that would gain a little stays serial. From benchmarks/no_regret.py.
+MARGIN = 0.85
+
+# Seconds of work a chunk is cut to. A chunk costs some 25 us in the caller, so this keeps the
+# overhead near 1 %; smaller raises that, larger makes the last chunks end apart.
+CHUNK_SECONDS = 2.5e-3
+
+# Chunks that the rest of the work is cut into at least, per worker: factoring, which sends half of
+# what remains in each round (Hummel, Schonberg, Flynn, CACM 35(8), 1992).
+TAPER = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is known when a plan is made. Seconds are measured, not assumed, where they can be.
+
+    Attributes:
+        done: items run so far; left: items that remain, None where the input does not say.
+        seconds_per_item: of one item, run here; waiting: the share of it that used no processor.
+        transfer_per_item: seconds to move one item there and its result back.
+        bytes_per_item: of the two, pickled.
+        boot: seconds until workers can be had, in which items go on being run here; start: seconds
+            then lost to having them; both 0 when they are warm. call: fixed cost of a parallel call.
+        cores: that may be used; most_workers: the caller's `max_workers`, or None.
+        memory_workers: as many as memory has room for, or None.
+        pinned: the caller's `parallel`.
+        obstacle: why there can be no workers, or "".
+    """
+
+    done: int
+    left: int | None
+    seconds_per_item: float
+    waiting: float
+    transfer_per_item: float
+    bytes_per_item: int
+    boot: float
+    start: float
+    call: float
+    cores: int
+    most_workers: int | None = None
+    memory_workers: int | None = None
+    pinned: bool | None = None
+    obstacle: str = ""
+
+    @property
+    def expected(self) -> int:
+        """Items left; where unknown, as many as were done (ski rental: Karlin et al., 1988)."""
+        return self.done if self.left is None else self.left
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do with the rest of a call.
+
+    Attributes:
+        parallel: whether to use workers.
+        workers: how many; 0 when serial.
+        case: the number of the case in `make_plan`.
+        reason: the case in words.
+        serial_seconds, parallel_seconds: what the rest is expected to take each way.
+    """
+
+    parallel: bool
+    workers: int
+    case: int
+    reason: str
+    serial_seconds: float = 0.0
+    parallel_seconds: float = 0.0
+
+
+def make_plan(f: Facts) -> Plan:
+    """Decide.
+
+    1. There can be no workers: serial, whatever was asked (who asked for workers is told).
+    2. `parallel=False`: serial.
+    3. `parallel=True`: parallel.
+    4. One worker at the most: serial.
+    5. Parallel is not clearly shorter: serial.
+    6. Parallel.
+    """
+    workers = choose_workers(f)
+    serial = f.expected * f.seconds_per_item
+    parallel = _parallel_seconds(f, serial, workers)
+    if f.obstacle:
+        return Plan(False, 0, 1, f.obstacle, serial, parallel)
+    if f.pinned is False:
+        return Plan(False, 0, 2, "parallel=False", serial, parallel)
+    if f.pinned:
+        return Plan(True, workers, 3, "parallel=True", serial, parallel)
+    if workers < 2:
+        return Plan(False, 0, 4, "there is one worker at the most", serial, parallel)
+    if parallel > MARGIN * serial:
+        return Plan(False, 0, 5, _comparison(f, serial, parallel), serial, parallel)
+    return Plan(True, workers, 6, _comparison(f, serial, parallel), serial, parallel)
+
+
+def choose_workers(f: Facts) -> int:
+    """What the caller said; else cores, and more of them for work that waits.
+
+    Never more than items left, or than memory holds.
+    """
+    wanted = f.cores
+    if f.most_workers is not None:
+        wanted = f.most_workers
+    elif f.waiting > WAITING_SHARE:
+        busy = max(1.0 - f.waiting, f.cores / MOST_WAITING_WORKERS)
+        wanted = max(wanted, min(MOST_WAITING_WORKERS, math.ceil(f.cores / busy)))
+    limits = [limit for limit in (f.left, f.memory_workers) if limit is not None]
+    return max(1, min([wanted, *limits]))
+
+
+def _speed(f: Facts, workers: int) -> float:
+    """How many items run in the time of one: processors limit the part that uses them."""
+    computing = max(1.0 - f.waiting, 1e-9)
+    return max(1.0, min(workers, f.cores / computing))
+
+
+def _parallel_seconds(f: Facts, serial: float, workers: int) -> float:
+    """What the rest takes if workers are sought now: serial until they are there, then shared."""
+    if serial <= f.boot:
+        return serial + f.start
+    share = 1 - f.boot / serial if serial else 1.0
+    moved = share * f.expected * f.transfer_per_item
+    return f.boot + f.start + f.call + share * serial / _speed(f, workers) + moved
+
+
+def _comparison(f: Facts, serial: float, parallel: float) -> str:
+    count = f"{f.expected} items left" if f.left is not None else f"perhaps {f.expected} items left"
+    return (
+        f"{count} at {in_words(f.seconds_per_item)} each: "
+        f"serial {in_words(serial)}, parallel {in_words(parallel)}"
+    )
+
+
+def chunk_size(
+    seconds_per_item: float, left: int | None, workers: int, bytes_per_item: float = 0.0
+) -> int:
+    """Items of the next chunk: a fixed time's worth, tapering towards the end, bounded in bytes."""
+    size = CHUNK_SECONDS / max(seconds_per_item, 1e-9)
+    if left is not None:
+        size = min(size, left / (TAPER * workers))
+    if bytes_per_item:
+        size = min(size, CHUNK_BYTES / bytes_per_item)
+    return max(1, min(int(size), MOST_CHUNK))
+
+
+# Bytes of items and results a chunk may hold. Smaller makes arrays travel one by one, at 50 us
+# each; larger holds memory on both sides of the wall for little.
+CHUNK_BYTES = 8 * 2**20
+
+# Items of a chunk at the most, whatever they cost: a caller that stops early has drawn no more.
+MOST_CHUNK = 20_000
+
+
+def in_words(seconds: float) -> str:
+    """1.5 ms, 20 us, 3.2 s."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"

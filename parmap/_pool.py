@@ -1,0 +1,385 @@
+"""Station 4: the warm workers of this process, hosted by multiprocessing.Pool.
+
+A Pool starts, hosts and ends processes; each of its processes runs one task, `_worker.serve`, and
+the work itself goes over one private pipe a worker, with no thread between caller and worker.
+
+What holds here:
+  - Workers are kept for the next call, and end themselves when idle. When the last worker of a Pool
+    has left, the Pool goes too.
+  - A worker belongs to one call at a time. A call takes idle workers and hires what is missing.
+  - Nobody is replaced behind our back: a hired Pool starts its workers once (see `Hiring`). A lost
+    worker is replaced by the call that lost it, in its own thread.
+  - Death is seen by pidfd and by EOF, whichever comes first.
+  - Ending never waits on a lock: workers are killed first, then nobody holds anything.
+  - A forked copy of this process starts with nothing, and touches nothing of the original.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from parmap import _worker
+from parmap._processes import Hiring, default_method, forget_after_fork, interrupts_held
+from parmap._transport import Store, frame, new_store, open_frame
+
+# Seconds after which a worker without work ends itself. Smaller makes programs that call now and
+# then pay for a start each time (60 ms); larger keeps memory for nobody.
+IDLE_SECONDS = 60.0
+
+# Seconds that idle workers get to end by themselves at `shutdown`. Smaller would cut short what fn
+# registered with atexit; larger makes every program's exit wait for a worker that is stuck.
+LEAVE_SECONDS = 0.5
+
+
+class Worker:
+    """The caller's handle on one worker."""
+
+    def __init__(self, process: Any, host: _Host):
+        self.process = process
+        self.host = host
+        self.connection = process.connection
+        self.board = process.board.words
+        self.pidfd = _pidfd(process.pid)
+        self.job = 0  # number of the job it knows
+        self.inflight = 0  # chunks sent and not yet answered to the end
+        self.place: object = None  # the place it was last told to follow
+
+    def send(self, message: _worker.Job | _worker.Work) -> bool:
+        """Send; False when the worker is gone, which whoever waits for it will be told."""
+        try:
+            self.connection.send_bytes(frame(message, self.host.store))
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+        return True
+
+    def receive(self) -> _worker.Answer | _worker.Refusal | None:
+        """The next message, None at the end of the pipe."""
+        try:
+            message: _worker.Answer | _worker.Refusal = open_frame(self.connection.recv_bytes())
+        except (EOFError, OSError):
+            return None
+        return message
+
+    def has_message(self) -> bool:
+        """Whether `receive` has something to return at once: a message, or the end."""
+        return bool(_readable([self.connection], 0))
+
+    def alive(self) -> bool:
+        if self.pidfd is None:
+            return self.process.exitcode is None
+        return not _readable([self.pidfd], 0)
+
+    def exitcode(self, limit: float = 1.0) -> int | None:
+        """The exit code of a worker that is dead or about to be; None if it cannot be had."""
+        self.process.join(limit)
+        code: int | None = self.process.exitcode
+        return code
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+
+    def close(self) -> None:
+        self.connection.close()
+        if self.pidfd is not None:
+            os.close(self.pidfd)
+            self.pidfd = None
+
+
+class _Host:
+    """One Pool: workers that were hired together."""
+
+    def __init__(self, crew: Crew, count: int):
+        from multiprocessing.pool import Pool
+
+        self.store = crew.store
+        self._left = count
+        self._crew = crew
+        self._hiring = Hiring(crew.method, count, crew.store, crew.initializer, IDLE_SECONDS)
+        with interrupts_held():
+            self._pool = Pool(count, maxtasksperchild=1, context=self._hiring)  # type: ignore[arg-type]
+        self.workers = [Worker(process, self) for process in self._hiring.processes]
+        for _ in self.workers:
+            self._pool.apply_async(_worker.serve, callback=self._left_by_one)
+
+    def _left_by_one(self, _: object) -> None:
+        """A worker ended by itself. Runs in the Pool's result thread; the last one ends the Pool."""
+        self._left -= 1
+        if self._left == 0:
+            self._crew.dismiss(self)
+
+    def end(self) -> None:
+        """Kill what is left, then end the Pool. Waits on nothing that a worker could hold."""
+        for worker in self.workers:
+            if worker.alive():
+                worker.kill()
+        for worker in self.workers:
+            worker.exitcode()
+            worker.close()
+        self._hiring.give_back_locks()
+        self._pool.terminate()
+        self.workers.clear()
+
+
+class Crew:
+    """All workers of one start method and initializer, whichever Pools host them."""
+
+    def __init__(self, method: str, initializer: bytes | None, store: Store):
+        self.method = method
+        self.initializer = initializer
+        self.store = store
+        self._lock = threading.RLock()
+        self._hosts: list[_Host] = []
+        self._idle: list[Worker] = []
+        self._draining: list[Worker] = []
+
+    def lease(self, count: int) -> list[Worker]:
+        """Up to `count` workers for one call: idle ones first, then newly hired ones.
+
+        Raises what starting a process raises (OSError for the most part).
+        """
+        with self._lock:
+            self._collect_drained()
+            taken: list[Worker] = []
+            while self._idle and len(taken) < count:
+                worker = self._idle.pop()
+                if worker.alive():
+                    taken.append(worker)
+                else:
+                    self._lay_off(worker)
+            if len(taken) < count:
+                host = _Host(self, count - len(taken))
+                self._hosts.append(host)
+                taken.extend(host.workers)
+            return taken
+
+    def give_back(self, workers: Sequence[Worker]) -> None:
+        """End of a lease. Who still runs an item of the call comes back when that is done."""
+        with self._lock:
+            for worker in workers:
+                (self._draining if worker.inflight else self._idle).append(worker)
+            self._collect_drained()
+
+    def lose(self, worker: Worker, kill: bool = False) -> None:
+        """Strike a worker that died, or is to die."""
+        if kill:
+            worker.kill()
+        with self._lock:
+            self._lay_off(worker)
+
+    def busy(self) -> int:
+        """Workers that belong to some call."""
+        with self._lock:
+            self._collect_drained()
+            return sum(len(host.workers) for host in self._hosts) - len(self._idle)
+
+    def warm(self) -> int:
+        """Workers that could be leased at once."""
+        with self._lock:
+            return len(self._idle)
+
+    def _collect_drained(self) -> None:
+        for worker in list(self._draining):
+            while worker.inflight and _readable([worker.connection], 0):
+                message = worker.receive()
+                if message is None:
+                    worker.inflight = 0
+                else:
+                    _settle_late(worker, message)
+            if not worker.inflight:
+                self._draining.remove(worker)
+                self._idle.append(worker)
+
+    def _lay_off(self, worker: Worker) -> None:
+        host = worker.host
+        if worker in self._draining:
+            self._draining.remove(worker)
+        if worker not in host.workers:
+            return
+        worker.exitcode()
+        host.store.sweep(f"{worker.process.pid}-")
+        host.workers.remove(worker)
+        worker.close()
+        if not host.workers:
+            self._hosts.remove(host)
+            host.end()
+
+    def dismiss_idle(self) -> None:
+        """Let all idle workers go: they know a state of the caller's modules that is over."""
+        with self._lock:
+            for worker in [*self._idle]:
+                self._idle.remove(worker)
+                worker.kill()
+                self._lay_off(worker)
+
+    def dismiss(self, host: _Host) -> None:
+        """Every worker of this Pool has ended by itself."""
+        with self._lock:
+            if host not in self._hosts:
+                return
+            self._hosts.remove(host)
+            self._idle = [w for w in self._idle if w.host is not host]
+            host.end()
+
+    def end(self) -> None:
+        """End all workers: those without work are asked to leave, the others are killed."""
+        with self._lock:
+            self._collect_drained()
+            for worker in self._idle:
+                worker.connection.close()
+            limit = time.monotonic() + LEAVE_SECONDS
+            for worker in self._idle:
+                worker.process.join(max(0.0, limit - time.monotonic()))
+            self._idle.clear()
+            self._draining.clear()
+            hosts, self._hosts = self._hosts, []
+        for host in hosts:
+            host.end()
+
+
+def _settle_late(worker: Worker, message: _worker.Answer | _worker.Refusal) -> None:
+    """A message for a call that is over: nobody wants its parcels."""
+    if isinstance(message, _worker.Refusal):
+        worker.inflight -= 1
+        return
+    worker.inflight -= message.last
+    discard(message)
+
+
+def discard(answer: _worker.Answer) -> None:
+    """Give up the files of an answer that nobody will read."""
+    from parmap._transport import Parcel
+
+    for _, outcome in answer.groups:
+        if isinstance(outcome, Parcel):
+            outcome.discard()
+
+
+# ------------------------------------------------------------------ the crews of this process
+
+_crews: dict[tuple[str, bytes | None], Crew] = {}
+_lock = threading.RLock()
+_store: Store | None = None
+_parked: list[object] = []  # what a forked copy must neither use nor finalise
+
+
+def store() -> Store:
+    global _store
+    with _lock:
+        if _store is None:
+            _store = new_store()
+        return _store
+
+
+def crew(method: str | None, initializer: bytes | None) -> Crew:
+    """The crew for a start method (None: the default) and a pickled initializer."""
+    key = (method or os.environ.get("PARMAP_START_METHOD") or default_method(), initializer)
+    with _lock:
+        if key not in _crews:
+            _crews[key] = Crew(*key, store())
+        return _crews[key]
+
+
+def warm_workers() -> int:
+    """Workers of any crew that a call could have at once."""
+    return sum(crew.warm() for crew in list(_crews.values()))
+
+
+def shutdown() -> None:
+    """End all workers of this process now. The next call that needs some starts new ones.
+
+    Happens by itself when a worker has been idle for a minute, and when the interpreter exits.
+    Calls in progress lose their workers: do not call it while another thread iterates a `pmap`.
+    """
+    global _store
+    with _lock:
+        crews, old = list(_crews.values()), _store
+        _crews.clear()
+        _store = None
+    for each in crews:
+        each.end()
+    if old is not None:
+        old.sweep()
+
+
+def _forget() -> None:
+    """In a forked copy of this process: the workers are the original's."""
+    global _lock, _store
+    _parked.extend((dict(_crews), _store))
+    _lock = threading.RLock()
+    _crews.clear()
+    _store = None
+    forget_after_fork()
+
+
+atexit.register(shutdown)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
+# ------------------------------------------------------------------ what the system offers
+
+
+def _pidfd(pid: int) -> int | None:
+    """A descriptor that becomes readable when the process ends, where the system has such."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # an old kernel, a sandbox, or the process is gone already
+        return None
+
+
+def _readable(sources: list[Any], timeout: float | None) -> list[Any]:
+    from multiprocessing.connection import wait
+
+    return wait(sources, timeout)
+
+
+class Watch:
+    """Waits for any of some workers to say something or to die."""
+
+    def __init__(self) -> None:
+        self._poll: Any = None
+        if sys.platform != "win32":
+            import select
+
+            self._poll = select.poll()
+        self._by_source: dict[Any, tuple[Worker, bool]] = {}
+
+    def add(self, worker: Worker) -> None:
+        """Watch a worker: its pipe, and its end."""
+        pipe: Any = worker.connection
+        end: Any = worker.pidfd if worker.pidfd is not None else worker.process.sentinel
+        if self._poll is not None:
+            pipe = pipe.fileno()
+            self._poll.register(pipe, 1)  # POLLIN; hang-ups are told unasked
+            self._poll.register(end, 1)
+        self._by_source[pipe] = (worker, True)
+        self._by_source[end] = (worker, False)
+
+    def remove(self, worker: Worker) -> None:
+        for source in [s for s, (w, _) in self._by_source.items() if w is worker]:
+            del self._by_source[source]
+            if self._poll is not None:
+                self._poll.unregister(source)
+
+    def wait(self, seconds: float | None) -> dict[Worker, bool]:
+        """Workers that have something to read (True), or nothing to read and are dead (False)."""
+        if self._poll is None:
+            ready = _readable(list(self._by_source), seconds)
+        else:
+            ready = [s for s, _ in self._poll.poll(None if seconds is None else seconds * 1000)]
+        found: dict[Worker, bool] = {}
+        for source in ready:
+            worker, readable = self._by_source[source]
+            found[worker] = readable or found.get(worker, False)
+        return found

@@ -1,0 +1,201 @@
+"""Station 2: run items in the calling process, keep their results, and know what they cost.
+
+The serial loop of every call. While nothing is pinned it looks, between two batches, whether the
+rest is worth workers; a call that stays cheap ends here, at the speed of map.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from time import perf_counter, thread_time
+from typing import Any
+
+from parmap._call import Call
+from parmap._flow import emptying, raising
+from parmap._outcome import UNTRUSTED, run_batch, stopped
+from parmap._progress import Progress
+from parmap._report import Report
+from parmap._transport import dumps
+
+# Seconds of work that one batch may hold. It bounds what a consumer never sees when it stops
+# early, and how long the loop is asleep. Smaller costs more looks, a microsecond each.
+BATCH_SECONDS = 1e-3
+
+# Seconds per item below which items are run by the batch before any is handed out, at C speed.
+# Dearer items are handed out one by one as map does, for 0.1 us each.
+EAGER_SECONDS = 2e-6
+
+# Items of a batch at the most: that many may turn out dear before anybody looks.
+MOST_ITEMS = 4096
+
+# Seconds an item must take for its data to be weighed right away.
+WEIGH_SECONDS = 50e-6
+
+# Seconds the rest must be expected to take before a plan is worth making at all: a warm parallel
+# call has never been done in less.
+WORTH_SECONDS = 200e-6
+
+
+@dataclass(slots=True)
+class Probe:
+    """What is known of the items so far, from running them here.
+
+    Attributes:
+        items, seconds: run here, and what they took in all.
+        each: seconds of one item of late.
+        waiting: share of the time of the last weighed item that used no processor.
+        transfer: seconds to pickle and load one item and its result; bytes: of both.
+        obstacle: why items or results cannot cross the wall, or "".
+        weighed: whether an item and its result were looked at.
+        closer: the next item is to be timed alone, and weighed: a plan depends on it.
+    """
+
+    items: int = 0
+    seconds: float = 0.0
+    each: float = 0.0
+    waiting: float = 0.0
+    transfer: float = 0.0
+    bytes: int = 0
+    obstacle: str = ""
+    weighed: bool = False
+    closer: bool = False
+
+    def add(self, count: int, seconds: float) -> None:
+        if not count:
+            return
+        self.items += count
+        self.seconds += seconds
+        each = seconds / count
+        self.each = each if self.items == count else (self.each + each) / 2
+
+    def weigh(self, item: Any, value: Any) -> None:
+        """Measure what it costs to send this item and to get this value back."""
+        self.weighed = True
+        began = perf_counter()
+        try:
+            for thing in (item, value):
+                buffers: list[memoryview] = []
+                data = dumps(thing, buffers)
+                self.bytes += len(data) + sum(b.nbytes for b in buffers)
+                if not buffers:
+                    pickle.loads(data)
+        except UNTRUSTED as error:
+            self.obstacle = f"items or results cannot be sent: {type(error).__name__}: {error}"
+        # Buffers are not copied here, but will be, once each way and once on the other side.
+        self.transfer = (perf_counter() - began) * 2 + self.bytes * SECONDS_PER_BYTE
+
+
+# Seconds to move one byte through a file in memory, written and mapped. From benchmarks/data.py.
+SECONDS_PER_BYTE = 0.6e-9
+
+
+def run_here(
+    call: Call, probe: Probe, report: Report, progress: Progress, stay: Callable[[], bool]
+) -> Iterator[Iterator[Any]]:
+    """Run items in this process, in batches, until the input ends or `stay` says to stop."""
+    inputs = call.inputs
+    size = 1
+    while not inputs.finished and stay():
+        count, seconds = probe.items, probe.seconds
+        if size == 1 or probe.closer:
+            yield from _alone(call, probe)
+        elif inputs.instant and probe.each < EAGER_SECONDS:
+            yield from _eagerly(call, probe, size)
+        else:
+            yield _one_by_one(call, probe, size)
+        report.items += probe.items - count
+        report.items_here += probe.items - count
+        report.item_seconds += probe.seconds - seconds
+        if progress.wanted:
+            progress.at(report.items)
+        size = int(min(8 * size, MOST_ITEMS, BATCH_SECONDS / (probe.each or 1e-9))) or 1
+
+
+def _alone(call: Call, probe: Probe) -> Iterator[Iterator[Any]]:
+    """One item, timed by itself; its data is looked at if it is dear or a plan needs it."""
+    index = call.inputs.drawn
+    items = call.inputs.take(1)
+    if items:
+        began, cpu = perf_counter(), thread_time()
+        values, error = run_batch(call.mapper, call.fn, items)
+        seconds = perf_counter() - began
+        probe.add(1, seconds)
+        if seconds > WEIGH_SECONDS or probe.closer:
+            probe.waiting = min(1.0, max(0.0, 1 - (thread_time() - cpu) / seconds))
+            if values and not probe.weighed:
+                probe.weigh(items[0], values[0])
+        probe.closer = False
+        item = items.pop()
+        if error is not None:
+            yield _failing(call, error, index, item)
+        else:
+            del item
+            yield emptying(values)
+    if call.inputs.error is not None:
+        yield _input_raised(call)
+
+
+def _eagerly(call: Call, probe: Probe, size: int) -> Iterator[Iterator[Any]]:
+    """A batch of items at C speed, all of them before the first is handed out."""
+    index = call.inputs.drawn
+    items = call.inputs.take(size)
+    began = perf_counter()
+    values, error = run_batch(call.mapper, call.fn, items)
+    probe.add(len(values) + (error is not None), perf_counter() - began)
+    failed = index + len(values)
+    rest = items[len(values) :]
+    items.clear()
+    call.inputs.put_back(rest[1:])
+    # A list of plain small values may as well be iterated as it is; others must not be kept alive.
+    plain = bool(values) and type(values[-1]) in _PLAIN
+    yield iter(values) if plain else emptying(values)
+    if error is not None:
+        yield _failing(call, error, failed, rest[0])
+    elif call.inputs.error is not None:
+        yield _input_raised(call)
+
+
+_PLAIN = frozenset({int, float, bool, str, type(None)})
+
+
+def _failing(call: Call, error: BaseException, index: int, item: Any) -> Iterator[Any]:
+    """The place of an item that raised."""
+    yield call.again(error, index, item)
+
+
+def _input_raised(call: Call) -> Iterator[Any]:
+    error, call.inputs.error = call.inputs.error, None
+    assert error is not None
+    return raising(error)
+
+
+def _one_by_one(call: Call, probe: Probe, count: int) -> Iterator[Any]:
+    """Some items as map runs them: each drawn, run and handed out before the next is drawn.
+
+    The time includes what the consumer does in between; a plan is made on items timed alone.
+    """
+    done, index, out = 0, call.inputs.drawn, []
+    one = call.fn if call.mapper is map else _starred(call.fn)
+    items = call.inputs.raw(count)
+    ended = False
+    began = perf_counter()
+    try:
+        for item in items:
+            done += 1
+            try:
+                out.append(one(item))
+            except BaseException as error:
+                failed = stopped() if isinstance(error, StopIteration) else error
+                out.append(call.again(failed, index + done - 1, item))
+            item = None
+            yield out.pop()
+        ended = done < count
+    finally:
+        probe.add(done, perf_counter() - began)
+        call.inputs.took(done, ended)
+
+
+def _starred(fn: Callable[..., Any]) -> Callable[[Any], Any]:
+    return lambda args: fn(*args)

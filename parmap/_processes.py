@@ -1,0 +1,364 @@
+"""How a worker process is made: a private multiprocessing context.
+
+The standard contexts import the caller's `__main__` in every worker, which runs an unguarded
+script again and again. Workers of ours need no `__main__`, since functions travel by value, so
+these contexts leave it out. All of it is private to parmap: the preparation data, the fork server
+and its preload list that multiprocessing shares with the user's own code are not touched.
+
+A process made here comes with a pipe and a board of its own, and a context makes no more of them
+than it was asked for: when a worker is gone, the Pool gets a `_Vacancy` in its place instead.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import multiprocessing.connection
+import multiprocessing.context
+import multiprocessing.process
+import os
+import signal
+import sys
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import spawn
+from typing import Any
+
+from parmap import _worker
+from parmap._transport import Store
+
+# The caller's ends of all pipes. A forked worker inherits those of its siblings, and would keep
+# them open after the caller's death; it closes them first thing.
+_caller_ends: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+class _Hosted:
+    """Mixed into multiprocessing's Process classes: a process with a seat."""
+
+    def __init__(self, *args: Any, hiring: Hiring, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.connection, far = multiprocessing.connection.Pipe()
+        self.board = _worker.Board()
+        self.seat: _worker.Seat | None = _worker.Seat(
+            far, self.board, hiring.store, hiring.initializer, hiring.idle_seconds
+        )
+        _caller_ends.add(self.connection)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("connection", "board")}
+
+    def start(self) -> None:
+        super().start()  # type: ignore[misc]
+        assert self.seat is not None
+        self.seat.connection.close()  # so that the worker's end is its own, and its death an EOF
+        self.seat = None
+
+    def run(self) -> None:
+        """In the new process: take the seat, then do what the Pool wants done."""
+        for end in list(_caller_ends):
+            end.close()
+        parent = multiprocessing.process.parent_process()
+        assert parent is not None and self.seat is not None
+        _worker.watch_parent(parent.sentinel)
+        # The Pool makes its processes daemonic. To fn that would be a difference from map: it may
+        # start processes of its own.
+        self.daemon = False
+        _worker.settle(self.seat)
+        super().run()  # type: ignore[misc]
+
+
+class _OnePoll:
+    """Mixed into Popen classes: one thread at a time asks for the exit status.
+
+    The Pool's handler thread and the caller may both ask; the status can be had only once, and the
+    loser would report a wrong one.
+    """
+
+    def __init__(self, process: Any):
+        self._asking = threading.Lock()
+        super().__init__(process)  # type: ignore[call-arg]
+
+    def poll(self, flag: int = getattr(os, "WNOHANG", 1)) -> int | None:
+        with self._asking:
+            return super().poll(flag)  # type: ignore[misc,no-any-return]
+
+
+def _preparation(name: str) -> dict[str, Any]:
+    """What `spawn.prepare` needs in a new process, without the caller's `__main__`.
+
+    Unlike `spawn.get_preparation_data`, this works in a directory that was deleted, and does not
+    settle the user's default start method as a side effect.
+    """
+    data: dict[str, Any] = {
+        "name": name,
+        "authkey": multiprocessing.process.current_process().authkey,
+        "sys_path": list(sys.path),
+        "sys_argv": sys.argv,
+        "orig_dir": multiprocessing.process.ORIGINAL_DIR,  # type: ignore[attr-defined]
+    }
+    try:
+        data["dir"] = os.getcwd()
+    except FileNotFoundError:
+        pass
+    return data
+
+
+def _pickled(popen: Any, process: Any) -> bytes:
+    """The process object as its own new process reads it from a pipe."""
+    import io
+    from multiprocessing import context, reduction
+
+    buffer = io.BytesIO()
+    context.set_spawning_popen(popen)
+    try:
+        reduction.dump(_preparation(process.name), buffer)
+        reduction.dump(process, buffer)
+    finally:
+        context.set_spawning_popen(None)
+    return buffer.getvalue()
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Processes started in here are deaf to Ctrl-C until they have taken their seat.
+
+    Otherwise one that boots while the user interrupts prints a traceback of its own.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Hiring:
+    """A multiprocessing context that makes `count` workers, and no more.
+
+    It is what a Pool asks for processes, queues and locks. Its queues' locks are its own, so that
+    one that a dead worker held can be given back.
+
+    Attributes:
+        processes: the workers made so far, of the class `_Hosted`.
+        store, initializer, idle_seconds: what each gets (see `_worker.Seat`).
+    """
+
+    def __init__(
+        self, method: str, count: int, store: Store, initializer: bytes | None, idle_seconds: float
+    ):
+        self._class = _process_class(method)
+        self._left = count
+        self._locks: list[_Lock] = []
+        self.processes: list[Any] = []
+        self.store, self.initializer, self.idle_seconds = store, initializer, idle_seconds
+
+    def Process(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802  (multiprocessing's name)
+        if self._left <= 0:
+            return _Vacancy()
+        self._left -= 1
+        process = self._class(*args, hiring=self, **kwargs)
+        self.processes.append(process)
+        return process
+
+    def SimpleQueue(self) -> Any:  # noqa: N802
+        from multiprocessing.queues import SimpleQueue
+
+        return SimpleQueue(ctx=self)
+
+    def Lock(self) -> _Lock:  # noqa: N802
+        self._locks.append(_Lock())
+        return self._locks[-1]
+
+    def give_back_locks(self) -> None:
+        """Release every lock, whoever held it. For when all workers are dead."""
+        for lock in self._locks:
+            lock.release()
+
+
+class _Lock:
+    """A lock between processes: an empty message in a pipe, which is taken and put back.
+
+    Not a semaphore: those have names that a killed caller leaves behind, do not exist everywhere
+    (AWS Lambda), and stay taken for ever when their holder is killed.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = multiprocessing.connection.Pipe(duplex=False)
+        self.release()
+
+    def acquire(self) -> bool:
+        self._reader.recv_bytes()
+        return True
+
+    def release(self) -> None:
+        self._writer.send_bytes(b"")
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class _Vacancy:
+    """What a Pool gets instead of another process: never started, never running, never joined.
+
+    A Pool replaces each dead worker from a thread of its own, for ever, in a loop when they die at
+    their start. Having no `sentinel`, this is not watched; having no exit code, not replaced.
+    """
+
+    name, daemon, exitcode, pid = "vacancy", True, None, 0
+
+    def start(self) -> None: ...
+    def terminate(self) -> None: ...
+    def join(self) -> None: ...
+    def is_alive(self) -> bool:
+        return False
+
+
+# --------------------------------------------------------------------------- one class a method
+
+
+def default_method() -> str:
+    """The start method the user set for multiprocessing, else forkserver where there is one.
+
+    Not fork: it copies locks of threads that do not exist in the copy (see docs/design.md).
+    """
+    chosen = multiprocessing.get_start_method(allow_none=True)
+    if chosen is not None:
+        return chosen
+    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+
+
+def _process_class(method: str) -> Any:
+    return {
+        "fork": ForkProcess,
+        "spawn": SpawnProcess,
+        "forkserver": ForkServerProcess,
+    }[method]
+
+
+class SpawnProcess(_Hosted, multiprocessing.context.SpawnProcess):
+    @staticmethod
+    def _Popen(process: Any) -> Any:  # noqa: N802  (multiprocessing's name)
+        return _spawn_popen()(process)
+
+
+if sys.platform != "win32":
+
+    class ForkProcess(_Hosted, multiprocessing.context.ForkProcess):
+        @staticmethod
+        def _Popen(process: Any) -> Any:  # noqa: N802
+            return _fork_popen()(process)
+
+    class ForkServerProcess(_Hosted, multiprocessing.context.ForkServerProcess):
+        @staticmethod
+        def _Popen(process: Any) -> Any:  # noqa: N802
+            return _forkserver_popen()(process)
+
+
+@functools.cache
+def _fork_popen() -> Any:
+    from multiprocessing import popen_fork
+
+    class Popen(_OnePoll, popen_fork.Popen):
+        pass
+
+    return Popen
+
+
+@functools.cache
+def _spawn_popen() -> Any:
+    if sys.platform == "win32":
+        return _spawn_popen_windows()
+    from multiprocessing import popen_spawn_posix, resource_tracker, util
+
+    class Popen(_OnePoll, popen_spawn_posix.Popen):
+        def _launch(self, process: Any) -> None:
+            tracker = resource_tracker.getfd()  # type: ignore[attr-defined]
+            data = _pickled(self, process)
+            status_r, status_w = os.pipe()
+            data_r, data_w = os.pipe()
+            try:
+                command = spawn.get_command_line(tracker_fd=tracker, pipe_handle=data_r)
+                passed = [*self._fds, tracker, data_r, status_w]
+                self.pid = util.spawnv_passfds(spawn.get_executable(), command, passed)
+            finally:
+                os.close(status_w)
+                os.close(data_r)
+            self.sentinel = status_r
+            # The worker takes the closing of data_w as its caller's death.
+            self.finalizer = util.Finalize(self, util.close_fds, (status_r, data_w))
+            with open(data_w, "wb", closefd=False) as file:
+                file.write(data)
+
+    return Popen
+
+
+def _spawn_popen_windows() -> Any:  # not tested: there is no Windows here
+    """There `_launch` has no seam for the preparation data, so it is exchanged for the moment."""
+    from multiprocessing import popen_spawn_win32
+
+    def popen(process: Any) -> Any:
+        module: Any = popen_spawn_win32.spawn  # type: ignore[attr-defined]
+        standard = module.get_preparation_data
+        module.get_preparation_data = _preparation
+        try:
+            return popen_spawn_win32.Popen(process)
+        finally:
+            module.get_preparation_data = standard
+
+    return popen
+
+
+@functools.cache
+def _forkserver_popen() -> Any:
+    from multiprocessing import forkserver, popen_forkserver, util
+
+    class Popen(_OnePoll, popen_forkserver.Popen):
+        def _launch(self, process: Any) -> None:
+            data = _pickled(self, process)
+            self.sentinel, writer = _server().connect_to_new_process(self._fds)
+            # The worker takes the closing of this duplicate as its caller's death.
+            alive = os.dup(writer)
+            self.finalizer = util.Finalize(self, util.close_fds, (alive, self.sentinel))
+            with open(writer, "wb", closefd=True) as file:
+                file.write(data)
+            self.pid = forkserver.read_signed(self.sentinel)
+
+    return Popen
+
+
+def start_server() -> None:
+    """Start the fork server, without waiting until it is up."""
+    _server().ensure_running()
+
+
+@functools.cache
+def _server() -> Any:
+    from multiprocessing import forkserver
+
+    class Server(forkserver.ForkServer):
+        def ensure_running(self) -> None:
+            # Starting asks for the preparation data of the standard contexts, which settles the
+            # user's default start method (before 3.14); that is taken back.
+            before = multiprocessing.get_start_method(allow_none=True)
+            with interrupts_held():
+                super().ensure_running()
+            if before is None:
+                multiprocessing.set_start_method(None, force=True)
+
+    server = Server()
+    server.set_forkserver_preload(["parmap._boot"])
+    return server
+
+
+def forget_after_fork() -> None:
+    """In a forked copy of the caller: close what belongs to the original."""
+    for end in list(_caller_ends):
+        end.close()
+    _server.cache_clear()

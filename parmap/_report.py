@@ -1,0 +1,73 @@
+"""What a call did and why, in words and numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from parmap._plan import in_words
+
+
+@dataclass
+class Report:
+    """What was decided for a call, and what came of it. Filled in as the call goes on.
+
+    Attributes:
+        mode: "serial", "parallel", or "not started".
+        reason: why, in words.
+        workers: processes (or slots of an executor) in use; 0 when serial.
+        start_method: "forkserver", "spawn", "fork", or the executor's type; "" when serial.
+        items: run so far; items_here: how many of them in the calling process.
+        chunks: sent to workers.
+        seconds_per_item: mean time of one item.
+        waiting: share of that time in which no processor was used, 0 to 1.
+        bytes_moved: pickled items and results that crossed to and from workers.
+        seconds: from the first `next` until now or the end.
+        worker_deaths: workers lost in this call.
+    """
+
+    mode: str = "not started"
+    reason: str = "nothing was asked of the iterator yet"
+    workers: int = 0
+    start_method: str = ""
+    items: int = 0
+    items_here: int = 0
+    chunks: int = 0
+    item_seconds: float = 0.0
+    waiting: float = 0.0
+    bytes_moved: int = 0
+    seconds: float = 0.0
+    worker_deaths: int = 0
+
+    @property
+    def seconds_per_item(self) -> float:
+        return self.item_seconds / self.items if self.items else 0.0
+
+    @property
+    def serial_seconds(self) -> float:
+        """What the items run so far would have taken one after the other."""
+        return self.item_seconds
+
+    @property
+    def speedup(self) -> float:
+        """`serial_seconds` over `seconds`; 1 for a serial call."""
+        if self.mode != "parallel" or not self.seconds:
+            return 1.0
+        return self.item_seconds / self.seconds
+
+    def __str__(self) -> str:
+        lines = [f"{self.mode}: {self.reason}"]
+        if self.items:
+            each = f"{self.items} items at {in_words(self.seconds_per_item)} each"
+            lines.append(f"{each}, in {in_words(self.seconds)}")
+        if self.mode == "parallel":
+            lines.append(
+                f"{self.workers} workers ({self.start_method}), {self.chunks} chunks, "
+                f"{self.items_here} items run here, {self.bytes_moved:,} bytes moved"
+            )
+            lines.append(
+                f"serial would have taken {in_words(self.serial_seconds)}: "
+                f"{self.speedup:.2f} times as long"
+            )
+        if self.worker_deaths:
+            lines.append(f"{self.worker_deaths} workers died")
+        return "\n".join(lines)

@@ -1,0 +1,255 @@
+"""What a worker must share with its caller, beside the function and the items.
+
+Under `map` a function sees the caller's state of this moment; a worker that was started earlier,
+or that imports afresh, need not. Two things are done about that. The *place* (working directory,
+sys.path, os.environ, warnings filters, logging levels) follows the caller. The *facts* (code and
+scalars of modules that the function reads) are taken on both sides of the wall and compared: where
+they differ the worker does not run the function. Imported on both sides; only the standard
+library, so that a worker stays light.
+"""
+
+from __future__ import annotations
+
+import opcode
+import os
+import sys
+import types
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+# ---------------------------------------------------------------------------------- the place
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the caller is, as far as a process can be told to be there too."""
+
+    cwd: str | None
+    path: tuple[str, ...]
+    environ: dict[str, str]
+    filters: tuple[Any, ...]
+    levels: dict[str, int]
+
+
+def place() -> Place:
+    """The caller's place now."""
+    try:
+        cwd: str | None = os.getcwd()
+    except FileNotFoundError:  # deleted under our feet; a worker can stay where it is
+        cwd = None
+    simple = tuple(f for f in warnings.filters if _portable_filter(f))
+    return Place(cwd, tuple(sys.path), dict(os.environ), simple, _levels())
+
+
+def _portable_filter(entry: tuple[Any, ...]) -> bool:
+    """Filters of builtin categories; others would make every worker import their module."""
+    return getattr(entry[2], "__module__", "") == "builtins"
+
+
+def _levels() -> dict[str, int]:
+    logging = sys.modules.get("logging")
+    if logging is None:
+        return {}
+    loggers = {"": logging.root, **logging.root.manager.loggerDict}
+    return {
+        name: logger.level
+        for name, logger in list(loggers.items())
+        if isinstance(logger, logging.Logger) and logger.level
+    }
+
+
+def follow(wanted: Place, threads: dict[str, str]) -> None:
+    """Go where the caller is (in the worker). `threads` limits BLAS, unless the user did."""
+    if wanted.cwd is not None:
+        try:
+            os.chdir(wanted.cwd)
+        except OSError:
+            pass  # gone since; fn will tell, if it cares, as it would under map
+    sys.path[:] = wanted.path
+    environ = {**threads, **wanted.environ}
+    if environ != dict(os.environ):
+        os.environ.clear()
+        os.environ.update(environ)
+    if wanted.filters != tuple(warnings.filters):
+        warnings.filters[:] = list(wanted.filters)  # type: ignore[index]
+        warnings._filters_mutated() if hasattr(warnings, "_filters_mutated") else None
+    if wanted.levels:
+        import logging
+
+        for name, level in wanted.levels.items():
+            logging.getLogger(name or None).setLevel(level)
+
+
+# ---------------------------------------------------------------------------------- the facts
+
+Facts = dict[str, str]
+
+# Functions reached from one function that are looked at. More would cost more than the 100 us a
+# call that the check may take; fewer would miss state three or four calls away.
+REACH_LIMIT = 200
+
+_SCALARS = (int, float, complex, str, bytes, bool, type(None))
+_STORES = {opcode.opmap["STORE_GLOBAL"], opcode.opmap["DELETE_GLOBAL"], opcode.opmap["STORE_ATTR"]}
+_LOAD_GLOBAL = opcode.opmap["LOAD_GLOBAL"]
+_EXTENDED = opcode.opmap["EXTENDED_ARG"]
+_STDLIB = os.path.dirname(os.__file__) + os.sep
+_OURS = os.path.dirname(__file__) + os.sep
+
+
+def facts(fn: Callable[..., Any]) -> Facts:
+    """What `fn` reads, as far as code objects show it: name -> value or checksum.
+
+    Its own code and that of the functions it reaches by reference, and the scalars among the
+    globals and module attributes that those read. Not containers, which serve as memo tables; not
+    names that the reached code itself assigns; nothing of the standard library or site-packages.
+    """
+    found: Facts = {}
+    assigned: set[str] = set()
+    todo = list(_functions_in(fn))
+    seen: set[int] = set()
+    while todo and len(seen) < REACH_LIMIT:
+        function = todo.pop()
+        code = function.__code__
+        if id(code) in seen or _foreign(code.co_filename):
+            continue
+        seen.add(id(code))
+        module = function.__module__ or ""
+        reads = _read(code)
+        found[f"{module}.{function.__qualname__}()"] = reads.checksum
+        assigned.update(reads.assigned)
+        for name, value in _bindings(function.__globals__, module, reads):
+            if isinstance(value, _SCALARS) or _scalar_tuple(value):
+                found[name] = repr(value)
+            elif name not in found:
+                found[name] = type(value).__qualname__
+                todo.extend(_functions_in(value))
+        for cell in function.__closure__ or ():
+            todo.extend(_functions_in(_cell(cell)))
+    return {name: v for name, v in found.items() if name.rpartition(".")[2] not in assigned}
+
+
+def _bindings(
+    namespace: dict[str, Any], module: str, reads: _Reads
+) -> Iterator[tuple[str, Any]]:
+    """(qualified name, value) of the globals that are read, and of attributes of global modules."""
+    for name in reads.globals:
+        if name not in namespace:
+            continue
+        value = namespace[name]
+        if not isinstance(value, types.ModuleType):
+            yield f"{module}.{name}", value
+        elif not _foreign(getattr(value, "__file__", None) or _STDLIB):
+            inside = vars(value)
+            for attribute in reads.names:
+                if attribute in inside:
+                    yield f"{value.__name__}.{attribute}", inside[attribute]
+
+
+def _functions_in(value: Any) -> Iterator[types.FunctionType]:
+    """The Python functions that calling `value` may run, as far as its type shows them."""
+    for _ in range(8):  # decorators and partials nest; deeper than this nobody nests by hand
+        if isinstance(value, types.FunctionType):
+            yield value
+        if hasattr(value, "__wrapped__") and not isinstance(value, types.ModuleType):
+            value = value.__wrapped__
+        elif isinstance(value, types.MethodType):
+            value = value.__func__
+        elif isinstance(value, _partial()):
+            value = value.func
+        else:
+            break
+    if isinstance(value, type):
+        if not _foreign(getattr(sys.modules.get(value.__module__), "__file__", None) or ""):
+            yield from (f for f in vars(value).values() if isinstance(f, types.FunctionType))
+    elif not isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.ModuleType):
+        call = getattr(type(value), "__call__", None)
+        if isinstance(call, types.FunctionType):
+            yield call
+
+
+def _partial() -> type:
+    import functools
+
+    return functools.partial
+
+
+def _cell(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # not filled yet
+        return None
+
+
+def _scalar_tuple(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(v, _SCALARS) for v in value)
+
+
+@lru_cache(maxsize=4096)
+def _foreign(filename: str) -> bool:
+    """Whether a file is of the standard library, of site-packages, or of this package."""
+    return (
+        "site-packages" in filename
+        or "dist-packages" in filename
+        or filename.startswith((_STDLIB, _OURS, "<frozen"))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Reads:
+    """What one code object and those nested in it look at."""
+
+    checksum: str
+    names: frozenset[str]
+    globals: frozenset[str]
+    assigned: frozenset[str]
+
+
+@lru_cache(maxsize=4096)
+def _read(code: types.CodeType) -> _Reads:
+    nested = [_read(const) for const in code.co_consts if isinstance(const, types.CodeType)]
+    consts = [_stable(const) for const in code.co_consts if not isinstance(const, types.CodeType)]
+    text = "\n".join([*(inner.checksum for inner in nested), *consts, *code.co_names])
+    checksum = zlib.crc32(text.encode(errors="replace"), zlib.crc32(code.co_code))
+    operations = list(_name_operations(code))
+    return _Reads(
+        f"code {checksum:08x}",
+        frozenset(code.co_names).union(*(inner.names for inner in nested)),
+        frozenset(code.co_names[arg >> 1] for op, arg in operations if op == _LOAD_GLOBAL).union(
+            *(inner.globals for inner in nested)
+        ),
+        frozenset(code.co_names[arg] for op, arg in operations if op in _STORES).union(
+            *(inner.assigned for inner in nested)
+        ),
+    )
+
+
+def _name_operations(code: types.CodeType) -> Iterator[tuple[int, int]]:
+    """(opcode, whole argument) of what reads or writes globals and attributes."""
+    extended = 0
+    for op, arg in zip(code.co_code[::2], code.co_code[1::2], strict=True):
+        full = extended | arg
+        extended = full << 8 if op == _EXTENDED else 0
+        if op == _LOAD_GLOBAL or op in _STORES:
+            yield op, full
+
+
+def _stable(const: object) -> str:
+    """A repr that is the same in every process: sets have an order of their own in each."""
+    if isinstance(const, frozenset):
+        return str(sorted(map(repr, const)))
+    return repr(const)
+
+
+def differences(here: Facts, there: Facts, most: int = 3) -> str:
+    """The names on which caller and worker disagree, in words."""
+    names: Iterable[str] = sorted(n for n in {*here, *there} if here.get(n) != there.get(n))
+    told = [
+        f"{name} is {here.get(name, 'absent')} here and {there.get(name, 'absent')} in a worker"
+        for name in names
+    ]
+    more = f" (and {len(told) - most} more)" if len(told) > most else ""
+    return "; ".join(told[:most]) + more

@@ -1,0 +1,397 @@
+"""Station 6, behind the process wall: all that runs in a worker.
+
+A worker is a process of a multiprocessing.Pool whose one task is `serve`. It reads jobs and chunks
+from a pipe that only it and its caller hold, and answers every chunk, whatever happens, with
+bytes. It never sees the caller's `__main__`, and imports nothing that a function does not need: the
+standard library, and cloudpickle where something has to travel by value.
+
+    caller                           worker
+    Job    the function, once   ->   unpack, compare facts      -> Refusal if it must not run it
+    Work   a chunk of items     ->   run each, capture outcomes -> Answer, in one or more parts
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pickle
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from parmap import _state
+from parmap._outcome import UNTRUSTED, Failure, Mapper, capture, run_batch
+from parmap._transport import Parcel, Store, dumps, frame, open_frame, pack, unpack
+
+# Seconds of finished items that a worker may hold back before it answers with a part of a chunk.
+# Smaller costs messages (20 us each); larger loses more when the worker dies, and lets the
+# caller wait longer for its first value.
+FLUSH_SECONDS = 0.05
+
+# Seconds an item must take to be run by itself, with its number on the board and a pickle of its
+# own. Cheaper items are run by the slice, at C speed, which a board entry each would double.
+SINGLE_SECONDS = 50e-6
+
+# Words of the board, by which caller and worker see each other's state without a message.
+READY, CANCELLED, CHUNK, OFFSET, LENGTH, STARTED, DONE = range(7)
+BOARD_WORDS = 8
+
+
+
+
+class Board:
+    """A few 64-bit words in memory that caller and worker share."""
+
+    def __init__(self) -> None:
+        from multiprocessing.heap import BufferWrapper
+
+        self._block = BufferWrapper(8 * BOARD_WORDS)
+        self.words = self._block.create_memoryview().cast("q")
+
+    def __reduce__(self) -> Any:
+        return _board_of, (self._block,)
+
+
+def _board_of(block: Any) -> Board:
+    board = Board.__new__(Board)
+    board._block = block
+    board.words = block.create_memoryview().cast("q")
+    return board
+
+
+# ------------------------------------------------------------------ what crosses, as bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A call, as a worker needs to know it. Sent once to each worker.
+
+    `task` is a parcel of (mapper, fn), or the key of one that a forked worker inherited.
+    """
+
+    number: int
+    task: Parcel | int
+    retries: int
+    flush_seconds: float
+    place: _state.Place | None
+    facts: _state.Facts | None
+    threads: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A chunk of items, in a parcel. `single` asks for one parcel an item in the answer."""
+
+    job: int
+    number: int
+    items: Parcel
+    single: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Outcomes of consecutive items of a chunk: `groups` of values, or the failure of one item.
+
+    `seconds` is what they took, `cpu_seconds` the processor time in it; `last` ends the chunk.
+    """
+
+    job: int
+    chunk: int
+    groups: tuple[tuple[int, Parcel | Failure], ...]
+    seconds: float
+    cpu_seconds: float
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The job or the chunk cannot be run here; nothing of it was run.
+
+    `what` is "facts" (facts differ; `facts` are this worker's), "function", "initializer" or
+    "items"; `failure` says why.
+    """
+
+    job: int
+    chunk: int | None
+    what: str
+    failure: Failure | None = None
+    facts: _state.Facts | None = None
+
+
+@dataclass
+class Seat:
+    """What a worker was given at its start.
+
+    Attributes:
+        connection: its end of the pipe.
+        board: the words shared with the caller.
+        store: where its files go.
+        initializer: pickled (initializer, initargs) of the caller's, or None.
+        idle_seconds: how long it waits for work before it ends itself.
+    """
+
+    connection: Any
+    board: Board
+    store: Store
+    initializer: bytes | None
+    idle_seconds: float
+
+    def receive(self) -> Job | Work | None:
+        """The next message, or None when there will be none: the caller closed, died, or idles."""
+        try:
+            message: Job | Work = open_frame(self.connection.recv_bytes())
+        except (EOFError, ConnectionError, BlockingIOError):
+            return None
+        return message
+
+    def send(self, message: Answer | Refusal) -> None:
+        self.connection.send_bytes(frame(message, self.store))
+
+
+_seat: Seat | None = None
+inherited: dict[int, Any] = {}  # tasks a forked worker finds in its memory (see _pool)
+
+
+def inside() -> bool:
+    """Whether this process is a worker: a nested call runs serially."""
+    return _seat is not None
+
+
+def settle(seat: Seat) -> None:
+    """Take the seat: called once, in the new process, before the Pool's own loop begins."""
+    global _seat
+    _seat = seat
+    # A Python handler that does nothing, rather than SIG_IGN: subprocesses of fn would inherit
+    # that. Ctrl-C in a terminal reaches every process; what becomes of the call, the caller says.
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the handler a forked caller had
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    _limit_idling(seat.connection, seat.idle_seconds)
+    seat.board.words[READY] = 1
+
+
+def _limit_idling(connection: Any, seconds: float) -> None:
+    """Let a read give up after `seconds`; by the kernel, for a poll before each read costs 20 us."""
+    if sys.platform == "win32":
+        return
+    import socket
+    import struct
+
+    duplicate = socket.socket(fileno=os.dup(connection.fileno()))
+    limit = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
+    duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+    duplicate.close()
+
+
+def serve() -> None:
+    """The one task of a worker in its Pool: answer chunks until there are no more."""
+    seat = _seat
+    assert seat is not None
+    spoiled = _initialize(seat.initializer)
+    desk: _Desk | None = None
+    while (message := seat.receive()) is not None:
+        if isinstance(message, Job):
+            desk = None  # lets go of the last call's function before the next one is unpacked
+            desk = _Desk(seat, message, spoiled)
+        elif desk is not None:
+            desk.answer(message)
+
+
+def _initialize(pickled: bytes | None) -> Failure | None:
+    """Run the caller's initializer. What it raises is told to the call, which it ends."""
+    if pickled is None:
+        return None
+    try:
+        initializer, initargs = pickle.loads(pickled)
+        initializer(*initargs)
+    except BaseException as error:
+        return _captured(error)
+    return None
+
+
+class _Desk:
+    """One call as one worker sees it."""
+
+    def __init__(self, seat: Seat, job: Job, spoiled: Failure | None):
+        self._seat = seat
+        self._job = job
+        self._refused: Refusal | None = None
+        self._task: tuple[Mapper, Callable[..., Any]] | None = None
+        if spoiled is not None:
+            self._refused = Refusal(job.number, None, "initializer", spoiled)
+            return
+        if job.place is not None:
+            _state.follow(job.place, job.threads)
+        try:
+            self._task = inherited[job.task] if isinstance(job.task, int) else unpack(job.task)
+        except UNTRUSTED as error:
+            self._refused = Refusal(job.number, None, "function", _captured(error))
+            return
+        if job.facts is not None:
+            mine = _state.facts(self._task[1])
+            if mine != job.facts:
+                self._refused = Refusal(job.number, None, "facts", None, mine)
+
+    def answer(self, work: Work) -> None:
+        """Run a chunk and send its outcomes; or say why not."""
+        if work.job != self._job.number:
+            return
+        refused = self._refused
+        if refused is None and self._task is not None:
+            try:
+                items = unpack(work.items)
+            except UNTRUSTED as error:
+                refused = Refusal(work.job, work.number, "items", _captured(error))
+            else:
+                _Run(self._seat, self._job, work, self._task, items).run()
+                return
+        assert refused is not None
+        work.items.discard()
+        self._seat.send(dataclasses.replace(refused, chunk=work.number))
+
+
+class _Run:
+    """One chunk being run: items left, outcomes not yet sent."""
+
+    def __init__(
+        self,
+        seat: Seat,
+        job: Job,
+        work: Work,
+        task: tuple[Mapper, Callable[..., Any]],
+        items: list[Any],
+    ):
+        self._seat, self._job, self._work = seat, job, work
+        self._mapper, self._fn = task
+        self._items = items
+        self._total = len(items)
+        self._groups: list[tuple[int, Parcel | Failure]] = []
+        self._next = 0
+        self._began = time.perf_counter()
+        self._cpu = time.process_time()
+
+    def run(self) -> None:
+        size = 1
+        board = self._seat.board.words
+        board[CHUNK] = self._work.number
+        while self._next < self._total and board[CANCELLED] < self._work.job:
+            size = self._run_slice(min(size, self._total - self._next))
+            if time.perf_counter() - self._began > self._job.flush_seconds:
+                if self._next < self._total:
+                    self._send(last=False)
+        self._send(last=True)
+        board[STARTED] = 0  # nothing is running
+        _flush_output()
+
+    def _run_slice(self, size: int) -> int:
+        """Run the next `size` items, and say how many to run at once after them."""
+        board = self._seat.board.words
+        items = self._items[self._next : self._next + size]
+        board[LENGTH] = size
+        board[OFFSET] = self._next
+        board[STARTED] = began = time.monotonic_ns()
+        values, error = run_batch(self._mapper, self._fn, items)
+        seconds = (time.monotonic_ns() - began) * 1e-9
+        self._next += len(values)
+        if values:
+            self._keep(values)
+        if error is not None:
+            self._fail(items[len(values)], error)
+        items.clear()
+        # What has been handed on is let go: this chunk's arguments need not outlive their run.
+        for done in range(max(0, self._next - size), self._next):
+            self._items[done] = None
+        board[DONE] += self._next - board[OFFSET]
+        each = seconds / max(1, len(values) + (error is not None))
+        if self._work.single or self._job.flush_seconds == 0 or each >= SINGLE_SECONDS:
+            return 1
+        # Double, but stay within half a millisecond, so that a cancel is seen in time.
+        return max(1, min(2 * size, int(5e-4 / max(each, 1e-8))))
+
+    def _keep(self, values: list[Any]) -> None:
+        """Pickle values that came out well; one that does not pickle becomes a failure."""
+        try:
+            self._groups.append((len(values), pack(values, self._seat.store)))
+        except UNTRUSTED as error:
+            if len(values) == 1:
+                self._groups.append((1, _captured(_cannot_carry("result", error))))
+                return
+            for value in values:
+                self._keep([value])
+
+    def _fail(self, item: Any, error: BaseException) -> None:
+        """An item raised: run it again as often as the caller asked, then keep its exception."""
+        for _ in range(self._job.retries):
+            self._seat.board.words[STARTED] = time.monotonic_ns()
+            values, again = run_batch(self._mapper, self._fn, [item])
+            if again is None:
+                self._keep(values)
+                self._next += 1
+                return
+            error = again
+        self._groups.append((1, _captured(error)))
+        self._next += 1
+
+    def _send(self, last: bool) -> None:
+        now, cpu = time.perf_counter(), time.process_time()
+        groups = tuple(self._groups)
+        answer = Answer(
+            self._work.job, self._work.number, groups, now - self._began, cpu - self._cpu, last
+        )
+        self._seat.send(answer)
+        self._groups = []
+        self._began, self._cpu = now, cpu
+
+
+def _captured(error: BaseException) -> Failure:
+    if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+        error.__traceback__ = error.__traceback__.tb_next  # our own frame tells nobody anything
+    return capture(error, dumps)
+
+
+def _cannot_carry(what: str, why: BaseException) -> TypeError:
+    error = TypeError(
+        f"the {what} cannot be sent between processes: {type(why).__name__}: {why}. "
+        "Return something that pickles, or pass parallel=False."
+    )
+    error.__cause__ = why
+    return error
+
+
+def _flush_output() -> None:
+    """What fn printed is seen when its chunk is done, not when the worker ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except (OSError, ValueError):
+            pass  # closed, or nobody reads it: print would have said so to fn
+
+
+def watch_parent(sentinel: int) -> None:
+    """End this process when its caller is gone, also in the middle of an item.
+
+    Where the kernel can, it does: a pipe in O_ASYNC mode sends SIGKILL when its other end closes,
+    which holds even while fn sits in C code with the GIL held. Elsewhere a thread waits.
+    """
+    try:
+        import fcntl
+
+        set_signal = fcntl.F_SETSIG  # Linux
+    except (ImportError, AttributeError):
+        from multiprocessing.connection import wait
+
+        thread = threading.Thread(
+            target=lambda: (wait([sentinel]), os._exit(1)), name="parmap-orphan", daemon=True
+        )
+        thread.start()
+        return
+    fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(sentinel, set_signal, signal.SIGKILL)
+    flags = fcntl.fcntl(sentinel, fcntl.F_GETFL)
+    fcntl.fcntl(sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
