@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, Literal, TypeVar, Unpack, overload
 
 from parmap._call import Call, Options, Settings, settings
+from parmap._decision import Decision
 from parmap._inputs import Inputs
 from parmap._report import Report
 
@@ -144,7 +145,9 @@ def pmap(
     """
     if not iterables:
         raise TypeError("pmap() must have at least two arguments: a function and an iterable")
-    checked = settings("pmap", {**options, "return_exceptions": return_exceptions})
+    if return_exceptions is not False:
+        options["return_exceptions"] = return_exceptions  # type: ignore[typeddict-unknown-key]
+    checked = settings("pmap", options)
     iterators = [iter(iterable) for iterable in iterables]
     mapper: Any = map if len(iterators) == 1 else itertools.starmap
     return _start(Call(fn, mapper, Inputs(iterators, checked.strict), checked), "pmap")
@@ -173,7 +176,9 @@ def pstarmap(
     >>> list(pstarmap(pow, [(2, 5), (3, 2)]))
     [32, 9]
     """
-    checked = settings("pstarmap", {**options, "return_exceptions": return_exceptions})
+    if return_exceptions is not False:
+        options["return_exceptions"] = return_exceptions  # type: ignore[typeddict-unknown-key]
+    checked = settings("pstarmap", options)
     inputs = Inputs([iter(iterable)], strict=False)
     return _start(Call(fn, itertools.starmap, inputs, checked), "pstarmap")
 
@@ -191,8 +196,6 @@ def _batches(call: Call, report: Report) -> Iterator[Iterator[Any]]:
 
     Nothing before the first `next` runs any of this, which is what makes `pmap` lazy.
     """
-    from parmap._decision import Decision
-
     decision = Decision(call, report)
     try:
         yield from decision.run_here()

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 from parmap._inputs import Inputs
 from parmap._outcome import Mapper, note, run_batch
@@ -31,8 +29,7 @@ class Options(TypedDict, total=False):
     executor: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """The same, checked, with their defaults. One object, passed on whole."""
 
     strict: bool = False
@@ -52,7 +49,7 @@ class Settings:
 
 
 _DEFAULT = Settings()
-_NAMES = frozenset(field.name for field in fields(Settings))
+_NAMES = frozenset(Settings._fields)
 
 # What other libraries call the same thing, told to who types it from habit.
 _ELSEWHERE = {
@@ -94,8 +91,7 @@ def _environment() -> dict[str, Any]:
     """PARMAP_PARALLEL, PARMAP_MAX_WORKERS and PARMAP_PROGRESS, where the call does not say."""
     found: dict[str, Any] = {}
     for name, read in _VARIABLES:
-        text = os.environ.get(name)
-        if text:
+        if name in os.environ and (text := os.environ[name]):
             found[name.removeprefix("PARMAP_").lower()] = read(name, text)
     return found
 
@@ -181,12 +177,10 @@ def _with_timeout(checked: Settings) -> Settings:
         raise ValueError(
             f"task_timeout={checked.task_timeout!r} needs workers, and parallel=False forbids them"
         )
-    values = {name: getattr(checked, name) for name in _NAMES}
-    return Settings(**{**values, "parallel": True})
+    return checked._replace(parallel=True)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Call:
+class Call(NamedTuple):
     """One call: the function, how it is applied, its inputs and settings.
 
     `mapper` is builtin `map` for items that are one argument, `itertools.starmap` for items that
@@ -225,6 +219,8 @@ class Call:
         """(initializer, initargs) as a worker gets them."""
         if self.settings.initializer is None:
             return None
+        import pickle
+
         from parmap._transport import dumps_by_value
 
         try:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
-from parmap import _machine, _plan, _state, _worker
+from parmap import _machine, _plan
 from parmap._call import Call
-from parmap._engine import LocalEngine
-from parmap._flow import Flow
 from parmap._plan import Facts, Plan
 from parmap._probe import WORTH_SECONDS, Probe, run_here
 from parmap._progress import Progress
 from parmap._report import Report
+
+if TYPE_CHECKING:
+    from parmap._engine import LocalEngine
+    from parmap._flow import Flow
 
 # Seconds a first parallel call is assumed to lose on this machine before it was ever measured:
 # imports, starting the fork server, starting a worker.
@@ -29,17 +32,20 @@ CALL_SECONDS = 0.6e-3
 class Decision:
     """What is known and decided for one call, while it runs."""
 
+    _plan: Plan | None = None
+    _engine: LocalEngine | None = None
+    _flow: Flow | None = None
+    _go_over_at = 0.0  # time.monotonic() at which workers can be had
+    _final = False  # nothing more will change the plan
+    _next_look = 0  # items to be done before the next plan is made
+    _cores = 0
+    _memory: int | None = None
+
     def __init__(self, call: Call, report: Report):
         self._call = call
         self._report = report
         self._probe = Probe()
         self._progress = Progress(call.settings.progress, call.inputs.left)
-        self._plan: Plan | None = None
-        self._facts: _state.Facts | None = None
-        self._engine: LocalEngine | None = None
-        self._flow: Flow | None = None
-        self._go_over_at = 0.0
-        self._final = False  # nothing more will change the plan
         self._began = time.perf_counter()
         report.mode, report.reason = "serial", "too little work for workers to matter"
 
@@ -76,6 +82,8 @@ class Decision:
             return not self._workers_ready()
         if not probe.items:
             return True
+        if probe.items < self._next_look:
+            return True
         left = self._call.inputs.left()
         if (probe.items if left is None else left) * probe.each < WORTH_SECONDS:
             return True
@@ -86,11 +94,15 @@ class Decision:
         if not plan.parallel:
             self._report.reason = plan.reason
             self._final = plan.case in (1, 4)
+            self._look_again_later()
             return True
-        if probe.waiting > _plan.WAITING_SHARE and not probe.closer and probe.items > 1:
-            pass
         self._decide(plan)
         return not self._prepare()
+
+    def _look_again_later(self) -> None:
+        """After a quarter more items, or as many as would make a difference if they got dearer."""
+        probe = self._probe
+        self._next_look = probe.items + max(1, probe.items // 4)
 
     def _decide(self, plan: Plan) -> None:
         self._plan = plan
@@ -100,9 +112,10 @@ class Decision:
     def _gather(self) -> Facts:
         """Everything the plan needs, measured now or before."""
         call, probe = self._call, self._probe
-        cores, _ = _machine.usable_cores()
-        memory = _machine.available_bytes()
-        warm = self._warm()
+        if not self._cores:
+            self._cores, _ = _machine.usable_cores()
+            self._memory = _machine.available_bytes()
+        memory, warm = self._memory, self._warm()
         return Facts(
             done=probe.items,
             left=call.inputs.left(),
@@ -113,7 +126,7 @@ class Decision:
             boot=0.0 if warm else BOOT_SECONDS,
             start=0.0 if warm else START_SECONDS,
             call=CALL_SECONDS,
-            cores=cores,
+            cores=self._cores,
             most_workers=call.settings.max_workers,
             memory_workers=None if memory is None else max(1, memory // _machine.WORKER_BYTES),
             pinned=call.settings.parallel,
@@ -121,13 +134,12 @@ class Decision:
         )
 
     def _warm(self) -> bool:
-        import sys
-
         pool = sys.modules.get("parmap._pool")
         return pool is not None and pool.warm_workers() > 0
 
     def _obstacle(self) -> str:
-        if _worker.inside():
+        worker = sys.modules.get("parmap._worker")  # not loaded: this is not one
+        if worker is not None and worker.inside():
             return "this is a worker already: nested calls are serial"
         if self._call.settings.parallel is None:
             return self._probe.obstacle
@@ -151,10 +163,13 @@ class Decision:
         assert self._plan is not None
         if self._call.inputs.finished:
             return
+        from parmap import _state
+        from parmap._engine import LocalEngine  # here, for a serial call never needs them
+        from parmap._flow import Flow
+
         try:
-            cores, _ = _machine.usable_cores()
             facts = _state.facts(self._call.fn)
-            self._engine = LocalEngine(self._call, self._plan.workers, facts, cores)
+            self._engine = LocalEngine(self._call, self._plan.workers, facts, self._cores)
         except Exception as error:
             self._cannot(f"no workers could be had: {type(error).__name__}: {error}", error)
             return

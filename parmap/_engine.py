@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import time
 from collections import deque
@@ -107,7 +106,7 @@ class LocalEngine:
         self.method = self._crew.method
         self._forked = self.method == "fork"
         if self._forked:  # a snapshot of this moment: workers of this call only
-            self._crew = _pool.Crew("fork", self._crew.initializer, _pool.store())
+            self._crew = _pool.Crew.forked(self._crew.initializer)
         self._job = self._make_job(call, facts, max(1, cores // workers))
         self._place = None if self._forked else _state.place()
         self._queues: dict[_pool.Worker, deque[Chunk]] = {}
@@ -154,13 +153,16 @@ class LocalEngine:
     # ------------------------------------------------------------------ what _flow asks for
 
     def room(self, depth: int) -> bool:
-        return any(len(queue) < depth for queue in self._queues.values())
+        for queue in self._queues.values():
+            if len(queue) < depth:
+                return True
+        return False
 
     def send(self, chunk: Chunk) -> None:
         """Send to the worker with the least to do. Raises what pickling the items raises."""
         chunk.origin = chunk.start
         parcel = pack(chunk.items, self._crew.store)
-        worker = min(self._queues, key=lambda w: len(self._queues[w]))
+        worker = min(self._queues, key=self._length)
         if worker.job != self._job_number:
             self._tell_job(worker)
         self._queues[worker].append(chunk)
@@ -170,10 +172,13 @@ class LocalEngine:
         if not worker.send(work):
             parcel.discard()  # its death is told by wait(), which returns the chunk
 
+    def _length(self, worker: _pool.Worker) -> int:
+        return len(self._queues[worker])
+
     def _tell_job(self, worker: _pool.Worker) -> None:
         job = self._job
         if worker.place != self._place:
-            job = _with_place(job, self._place)
+            job = job._replace(place=self._place)
             worker.place = self._place
         worker.send(job)
         worker.job = self._job_number
@@ -208,6 +213,7 @@ class LocalEngine:
         self._queues.clear()
         if self._forked:
             self._crew.end()
+            self._crew.store.sweep()
         self._let_go_of_task()
 
     def _let_go_of_task(self) -> None:
@@ -219,16 +225,17 @@ class LocalEngine:
     # ------------------------------------------------------------------ what workers say
 
     def _hear(self, worker: _pool.Worker, readable: bool) -> None:
-        """Take one message; or the worker's death, once all it said before has been read."""
-        if worker not in self._queues:
-            return  # let go a moment ago, by what another one said
-        message = worker.receive() if readable else None
-        if isinstance(message, _worker.Answer):
-            self._take_answer(worker, message)
-        elif isinstance(message, _worker.Refusal):
-            self._take_refusal(worker, message)
-        else:
-            self._bury(worker, None)
+        """Take its messages; or its death, once all it said before has been read."""
+        while worker in self._queues:
+            message = worker.receive() if readable else None
+            if isinstance(message, _worker.Answer):
+                self._take_answer(worker, message)
+            elif isinstance(message, _worker.Refusal):
+                self._take_refusal(worker, message)
+            else:
+                self._bury(worker, None)
+            if not worker.line.holds_more():
+                return
 
     def _take_answer(self, worker: _pool.Worker, answer: _worker.Answer) -> None:
         if answer.job != self._job_number:
@@ -349,10 +356,6 @@ def _thread_limits(threads: int) -> dict[str, str]:
          "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS"),
         str(threads),
     )  # fmt: skip
-
-
-def _with_place(job: _worker.Job, place: _state.Place | None) -> _worker.Job:
-    return dataclasses.replace(job, place=place)
 
 
 def _died(exitcode: int | None) -> Callable[[int], BaseException]:

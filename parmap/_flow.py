@@ -8,21 +8,26 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from itertools import repeat, starmap
+from itertools import starmap
 from typing import Any
 
 from parmap import _plan, _worker
 from parmap._call import Call
 from parmap._engine import Chunk, Event, LocalEngine, Lost, Part, Refused, Unavailable
-from parmap._outcome import UNTRUSTED, Failure, note, rebuild
+from parmap._outcome import UNTRUSTED, Failure, emptying, note, raising, rebuild
 from parmap._progress import Progress
 from parmap._report import Report
 from parmap._transport import Parcel, unpack
 
 # Items that may be on their way or waiting to be handed out, where no buffersize is given. Waiting
-# results are bounded in bytes too. Smaller would starve workers behind one slow item; larger draws
-# more of an endless input while its first item takes long.
+# results are bounded in bytes too. Smaller would starve workers behind one slow item; larger holds
+# more results in memory while it runs.
 MOST_AHEAD = 50_000
+
+# Where the input does not say how long it is, it may be endless: then so many items a worker at
+# first, and as many more for each that was handed out. It doubles while workers wait for one slow
+# item, at most each TICK.
+FIRST_AHEAD = 8
 MOST_BYTES_AHEAD = 128 * 2**20
 
 # Seconds of work in a chunk below which a second one is sent ahead, to hide the pipe's latency
@@ -54,6 +59,8 @@ class Flow:
         self._again: deque[Chunk] = deque()  # to be sent before anything new is cut
         self._ahead = 0  # items in the window
         self._handed = 0  # items the consumer is at
+        self._handed_out = 0
+        self._patience = 0  # how often the window was widened for one slow item
         self._bytes_ahead = 0
         self.unavailable: Unavailable | None = None
 
@@ -68,6 +75,7 @@ class Flow:
             if batch is not None:
                 yield batch
                 self._ahead -= self._handed  # all of it was taken, or we would not be here
+                self._handed_out += self._handed
                 self._handed = 0
             elif self._window and self.unavailable is None:
                 self._wait()
@@ -77,11 +85,15 @@ class Flow:
                 return
 
     def _wait(self) -> None:
-        limit = TICK if self._progress.wanted else None
-        if self._call.inputs.slow and self._engine.room(1) and not self._call.inputs.finished:
+        starved = self._engine.room(1)  # a worker has nothing to do
+        limit = TICK if self._progress.wanted or starved else None
+        if self._call.inputs.slow and starved and not self._call.inputs.finished:
             limit = 0.0  # only look: there is more to draw, for a worker that has nothing
-        for event in self._engine.wait(limit):
+        events = self._engine.wait(limit)
+        for event in events:
             self._note(event)
+        if starved and not events and limit:
+            self._patience += 1
         if self._progress.wanted:
             self._progress.at(self._report.items + self._engine.running_items())
 
@@ -91,44 +103,50 @@ class Flow:
         """Send chunks while workers have room and the consumer is not too far behind."""
         if self.unavailable is not None:
             return
-        while self._engine.room(self._depth()):
+        left = self._call.inputs.left()
+        size = self._chunksize(left)
+        depth = self._depth(left, size)
+        while self._engine.room(depth):
             if self._again:
                 self._send(self._again.popleft())
-                continue
-            size = self._next_size()
-            if not size or self._call.inputs.finished or not self._cut(size):
+            elif self._call.inputs.finished or not self._cut(min(size, self._space(left))):
                 return
-            if self._call.inputs.slow:
+            elif self._call.inputs.slow:
                 return
 
-    def _depth(self) -> int:
+    def _depth(self, left: int | None, size: int) -> int:
         """Chunks at one worker: two, so that it need not wait; one where that could hurt."""
-        size = self._chunksize()
-        left = self._call.inputs.left()
         if size * self._each > AHEAD_SECONDS:
             return 1
-        if left is not None and left < size * self._engine.workers * _plan.TAPER:
-            return 1 if self._each > _plan.CHUNK_SECONDS else 2
-        return 2
+        last = left is not None and left < size * self._engine.workers * _plan.TAPER
+        return 1 if last and self._each > _plan.CHUNK_SECONDS else 2
 
-    def _chunksize(self) -> int:
+    def _chunksize(self, left: int | None) -> int:
+        """Items of the next chunks; a single one while nothing is known of their cost."""
         fixed = self._call.settings.chunksize
         if fixed is not None:
             return fixed
         if not self._each:
             return 1
-        left = self._call.inputs.left()
         return _plan.chunk_size(self._each, left, self._engine.workers, self._bytes_each)
 
-    def _next_size(self) -> int:
-        """Items of the next chunk, 0 while the window is full."""
-        limit = self._call.settings.buffersize or MOST_AHEAD
+    def _space(self, left: int | None) -> int:
+        """Items that may still go on their way; 0 or less while the window is full."""
+        limit = self._call.settings.buffersize or self._most_ahead(left)
         if self._ahead and self._bytes_ahead > MOST_BYTES_AHEAD:
             return 0
-        return max(0, min(self._chunksize(), limit - self._ahead))
+        return limit - self._ahead
+
+    def _most_ahead(self, left: int | None) -> int:
+        if left is not None:
+            return MOST_AHEAD
+        first = FIRST_AHEAD * self._engine.workers * 2**self._patience
+        return min(MOST_AHEAD, first + 2 * self._handed_out)
 
     def _cut(self, size: int) -> bool:
-        """Draw a chunk and send it; False when the input had nothing to give."""
+        """Draw a chunk and send it; False when there is no space, or the input gave nothing."""
+        if size < 1:
+            return False
         inputs = self._call.inputs
         start = inputs.drawn
         items = inputs.take(size)
@@ -320,18 +338,6 @@ class Flow:
             for _, outcome in chunk.parts:
                 if isinstance(outcome, Parcel):
                     outcome.discard()
-
-
-def emptying(values: list[Any]) -> Iterator[Any]:
-    """Iterate a list at C speed while letting go of what was handed out."""
-    values.reverse()
-    return map(list.pop, repeat(values, len(values)))
-
-
-def raising(error: BaseException) -> Iterator[Any]:
-    """An iterator that raises at its first step, and is empty after it."""
-    raise error
-    yield
 
 
 def one_here(call: Call, item: Any, index: int) -> Iterator[Any]:

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import PurePosixPath
 
 # Bytes a worker is assumed to need before it holds any data: an interpreter with numpy. Smaller
 # would fill a small machine with processes; larger would leave cores idle on one.
@@ -67,10 +66,12 @@ def _groups(root: str) -> tuple[tuple[str, str], ...]:
 def _with_ancestors(root: str) -> Iterator[str]:
     """Folders of this process's control groups and of every group above them."""
     for mount, group in _groups(root):
-        path = PurePosixPath(group)
-        # Inside a container the mount shows the own group as its root, whatever its name says.
-        for part in dict.fromkeys([path, *path.parents, PurePosixPath(".")]):
-            yield os.path.join(mount, str(part))
+        # Inside a container the mount shows the own group as its root, whatever its name says; so
+        # the root is always looked at.
+        while group:
+            yield os.path.join(mount, group)
+            group = os.path.dirname(group)
+        yield mount
 
 
 def _quota(root: str) -> float | None:

@@ -7,12 +7,10 @@ user's outside a place that expects it to raise.
 
 from __future__ import annotations
 
-import pickle
 import reprlib
-import traceback
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
+from typing import Any, NamedTuple
 
 Mapper = Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]  # map or itertools.starmap
 
@@ -46,6 +44,18 @@ def run_batch(
     return values, None
 
 
+def emptying(values: list[Any]) -> Iterator[Any]:
+    """Iterate a list at C speed while letting go of what was handed out."""
+    values.reverse()
+    return map(list.pop, repeat(values, len(values)))
+
+
+def raising(error: BaseException) -> Iterator[Any]:
+    """An iterator that raises at its first step, and is empty after it."""
+    raise error
+    yield
+
+
 def stopped() -> RuntimeError:
     """What a StopIteration out of `fn` becomes, as in a generator (PEP 479): never a silent end."""
     return RuntimeError("the mapped function raised StopIteration")
@@ -69,8 +79,7 @@ def note(error: BaseException, index: int, item: object) -> None:
         return
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """An exception on its way across the wall.
 
     Attributes:
@@ -114,6 +123,8 @@ def capture(error: BaseException, dumps: Dumps, depth: int = 0) -> Failure:
 
 
 def _round_trip(error: BaseException, dumps: Dumps) -> bytes:
+    import pickle
+
     try:
         data = dumps(error)
         again = pickle.loads(data)
@@ -126,6 +137,8 @@ def _round_trip(error: BaseException, dumps: Dumps) -> bytes:
 
 def _parts(error: BaseException, dumps: Dumps) -> bytes:
     """(class, args, the attributes that pickle): enough to rebuild it without calling __init__."""
+
+    import pickle
 
     def portable(value: object) -> bool:
         try:
@@ -142,6 +155,8 @@ def _parts(error: BaseException, dumps: Dumps) -> bytes:
 
 
 def _summary(error: BaseException) -> str:
+    import traceback
+
     try:
         return "".join(traceback.format_exception_only(error)).strip()
     except UNTRUSTED:
@@ -149,6 +164,8 @@ def _summary(error: BaseException) -> str:
 
 
 def _format(error: BaseException) -> str:
+    import traceback
+
     try:
         return "".join(traceback.format_exception(error)).rstrip()
     except UNTRUSTED:
@@ -180,6 +197,8 @@ def _rebuild_chain(failure: Failure) -> BaseException:
 
 
 def _rebuild_one(failure: Failure) -> BaseException:
+    import pickle
+
     try:
         if failure.pickled:
             error: BaseException = pickle.loads(failure.pickled)

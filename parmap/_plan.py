@@ -7,7 +7,7 @@ are numbered; `tests/test_plan.py` uses the same numbers.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 # Workers for functions that wait (sleep, read a network) rather than compute: at the most this
 # many. Fewer would leave waiting work slow; more cost memory, 10 MB and 5 ms each.
@@ -30,8 +30,7 @@ CHUNK_SECONDS = 2.5e-3
 TAPER = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What is known when a plan is made. Seconds are measured, not assumed, where they can be.
 
     Attributes:
@@ -68,8 +67,7 @@ class Facts:
         return self.done if self.left is None else self.left
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What to do with the rest of a call.
 
     Attributes:

@@ -45,7 +45,7 @@ class Worker:
     def __init__(self, process: Any, host: _Host):
         self.process = process
         self.host = host
-        self.connection = process.connection
+        self.line = process.line
         self.board = process.board.words
         self.pidfd = _pidfd(process.pid)
         self.job = 0  # number of the job it knows
@@ -55,7 +55,7 @@ class Worker:
     def send(self, message: _worker.Job | _worker.Work) -> bool:
         """Send; False when the worker is gone, which whoever waits for it will be told."""
         try:
-            self.connection.send_bytes(frame(message, self.host.store))
+            self.line.send(frame(message.wire(), self.host.store))
         except (BrokenPipeError, ConnectionResetError):
             return False
         return True
@@ -63,14 +63,15 @@ class Worker:
     def receive(self) -> _worker.Answer | _worker.Refusal | None:
         """The next message, None at the end of the pipe."""
         try:
-            message: _worker.Answer | _worker.Refusal = open_frame(self.connection.recv_bytes())
+            message = _worker.read(open_frame(self.line.receive()))
         except (EOFError, OSError):
             return None
+        assert isinstance(message, _worker.Answer | _worker.Refusal)
         return message
 
     def has_message(self) -> bool:
         """Whether `receive` has something to return at once: a message, or the end."""
-        return bool(_readable([self.connection], 0))
+        return self.line.holds_more() or bool(_readable([self.line], 0))
 
     def alive(self) -> bool:
         if self.pidfd is None:
@@ -88,7 +89,7 @@ class Worker:
             os.kill(self.process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
 
     def close(self) -> None:
-        self.connection.close()
+        self.line.close()
         if self.pidfd is not None:
             os.close(self.pidfd)
             self.pidfd = None
@@ -188,7 +189,7 @@ class Crew:
 
     def _collect_drained(self) -> None:
         for worker in list(self._draining):
-            while worker.inflight and _readable([worker.connection], 0):
+            while worker.inflight and worker.has_message():
                 message = worker.receive()
                 if message is None:
                     worker.inflight = 0
@@ -229,12 +230,17 @@ class Crew:
             self._idle = [w for w in self._idle if w.host is not host]
             host.end()
 
+    @classmethod
+    def forked(cls, initializer: bytes | None) -> Crew:
+        """A crew of one call: forks of the caller as it is now."""
+        return cls("fork", initializer, new_store(shares_main=True))
+
     def end(self) -> None:
         """End all workers: those without work are asked to leave, the others are killed."""
         with self._lock:
             self._collect_drained()
             for worker in self._idle:
-                worker.connection.close()
+                worker.line.close()
             limit = time.monotonic() + LEAVE_SECONDS
             for worker in self._idle:
                 worker.process.join(max(0.0, limit - time.monotonic()))
@@ -357,7 +363,7 @@ class Watch:
 
     def add(self, worker: Worker) -> None:
         """Watch a worker: its pipe, and its end."""
-        pipe: Any = worker.connection
+        pipe: Any = worker.line
         end: Any = worker.pidfd if worker.pidfd is not None else worker.process.sentinel
         if self._poll is not None:
             pipe = pipe.fileno()

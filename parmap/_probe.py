@@ -6,26 +6,18 @@ rest is worth workers; a call that stays cheap ends here, at the speed of map.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from time import perf_counter, thread_time
 from typing import Any
 
 from parmap._call import Call
-from parmap._flow import emptying, raising
-from parmap._outcome import UNTRUSTED, run_batch, stopped
+from parmap._outcome import UNTRUSTED, emptying, raising, run_batch, stopped
 from parmap._progress import Progress
 from parmap._report import Report
-from parmap._transport import dumps
 
 # Seconds of work that one batch may hold. It bounds what a consumer never sees when it stops
 # early, and how long the loop is asleep. Smaller costs more looks, a microsecond each.
 BATCH_SECONDS = 1e-3
-
-# Seconds per item below which items are run by the batch before any is handed out, at C speed.
-# Dearer items are handed out one by one as map does, for 0.1 us each.
-EAGER_SECONDS = 2e-6
 
 # Items of a batch at the most: that many may turn out dear before anybody looks.
 MOST_ITEMS = 4096
@@ -38,7 +30,6 @@ WEIGH_SECONDS = 50e-6
 WORTH_SECONDS = 200e-6
 
 
-@dataclass(slots=True)
 class Probe:
     """What is known of the items so far, from running them here.
 
@@ -52,15 +43,15 @@ class Probe:
         closer: the next item is to be timed alone, and weighed: a plan depends on it.
     """
 
-    items: int = 0
-    seconds: float = 0.0
-    each: float = 0.0
-    waiting: float = 0.0
-    transfer: float = 0.0
-    bytes: int = 0
-    obstacle: str = ""
-    weighed: bool = False
-    closer: bool = False
+    items = 0
+    seconds = 0.0
+    each = 0.0
+    waiting = 0.0
+    transfer = 0.0
+    bytes = 0
+    obstacle = ""
+    weighed = False
+    closer = False
 
     def add(self, count: int, seconds: float) -> None:
         if not count:
@@ -72,6 +63,10 @@ class Probe:
 
     def weigh(self, item: Any, value: Any) -> None:
         """Measure what it costs to send this item and to get this value back."""
+        import pickle
+
+        from parmap._transport import dumps
+
         self.weighed = True
         began = perf_counter()
         try:
@@ -101,7 +96,7 @@ def run_here(
         count, seconds = probe.items, probe.seconds
         if size == 1 or probe.closer:
             yield from _alone(call, probe)
-        elif inputs.instant and probe.each < EAGER_SECONDS:
+        elif inputs.instant:
             yield from _eagerly(call, probe, size)
         else:
             yield _one_by_one(call, probe, size)
@@ -110,7 +105,7 @@ def run_here(
         report.item_seconds += probe.seconds - seconds
         if progress.wanted:
             progress.at(report.items)
-        size = int(min(8 * size, MOST_ITEMS, BATCH_SECONDS / (probe.each or 1e-9))) or 1
+        size = int(min(16 * size, MOST_ITEMS, BATCH_SECONDS / (probe.each or 1e-9))) or 1
 
 
 def _alone(call: Call, probe: Probe) -> Iterator[Iterator[Any]]:

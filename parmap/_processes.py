@@ -27,6 +27,7 @@ from multiprocessing import spawn
 from typing import Any
 
 from parmap import _worker
+from parmap._line import line_pair
 from parmap._transport import Store
 
 # The caller's ends of all pipes. A forked worker inherits those of its siblings, and would keep
@@ -39,20 +40,20 @@ class _Hosted:
 
     def __init__(self, *args: Any, hiring: Hiring, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.connection, far = multiprocessing.connection.Pipe()
+        self.line, far = line_pair()
         self.board = _worker.Board()
         self.seat: _worker.Seat | None = _worker.Seat(
             far, self.board, hiring.store, hiring.initializer, hiring.idle_seconds
         )
-        _caller_ends.add(self.connection)
+        _caller_ends.add(self.line)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("connection", "board")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("line", "board")}
 
     def start(self) -> None:
         super().start()  # type: ignore[misc]
         assert self.seat is not None
-        self.seat.connection.close()  # so that the worker's end is its own, and its death an EOF
+        self.seat.line.close()  # so that the worker's end is its own, and its death an EOF
         self.seat = None
 
     def run(self) -> None:

@@ -21,7 +21,7 @@ class Progress:
     """
 
     def __init__(self, setting: bool | str | dict[str, Any] | None, total: Callable[[], int | None]):
-        self.wanted = setting is not False and (setting is not None or _someone_looks())
+        self.wanted = setting is not False
         self._setting = setting
         self._total = total
         self._bar: Any = None
@@ -33,6 +33,9 @@ class Progress:
             return
         if self._bar is None:
             if time.monotonic() < self._show_at:
+                return
+            if self._setting is None and not _someone_looks():
+                self.wanted = False
                 return
             self._bar = _new_bar(self._arguments(done))
         if done > self._bar.n:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from parmap._plan import in_words
 
 
-@dataclass
 class Report:
     """What was decided for a call, and what came of it. Filled in as the call goes on.
 
@@ -25,18 +22,18 @@ class Report:
         worker_deaths: workers lost in this call.
     """
 
-    mode: str = "not started"
-    reason: str = "nothing was asked of the iterator yet"
-    workers: int = 0
-    start_method: str = ""
-    items: int = 0
-    items_here: int = 0
-    chunks: int = 0
-    item_seconds: float = 0.0
-    waiting: float = 0.0
-    bytes_moved: int = 0
-    seconds: float = 0.0
-    worker_deaths: int = 0
+    mode = "not started"
+    reason = "nothing was asked of the iterator yet"
+    workers = 0
+    start_method = ""
+    items = 0
+    items_here = 0
+    chunks = 0
+    item_seconds = 0.0
+    waiting = 0.0
+    bytes_moved = 0
+    seconds = 0.0
+    worker_deaths = 0
 
     @property
     def seconds_per_item(self) -> float:

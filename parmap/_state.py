@@ -17,15 +17,13 @@ import types
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 # ---------------------------------------------------------------------------------- the place
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where the caller is, as far as a process can be told to be there too."""
 
     cwd: str | None
@@ -198,8 +196,7 @@ def _foreign(filename: str) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Reads:
+class _Reads(NamedTuple):
     """What one code object and those nested in it look at."""
 
     checksum: str

@@ -13,13 +13,10 @@ import itertools
 import mmap
 import os
 import pickle
-import shutil
 import stat
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 # Bytes up to which a message travels in the pipe itself. multiprocessing writes messages up to 16384
 # bytes in one system call, so a worker that is killed leaves a whole message or none, and a few of
@@ -39,8 +36,7 @@ _NO_ROOM = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Parcel:
+class Parcel(NamedTuple):
     """Pickled objects, ready to cross.
 
     Attributes:
@@ -57,7 +53,7 @@ class Parcel:
 
     @property
     def nbytes(self) -> int:
-        return len(self.payload) + sum(self.sizes)
+        return len(self.payload) + sum(self.sizes) if self.sizes else len(self.payload)
 
     def discard(self) -> None:
         """Give up the file, if there is one and nobody took it."""
@@ -65,12 +61,15 @@ class Parcel:
             _unlink(self.path)
 
 
-def dumps(obj: Any, buffers: list[memoryview] | None = None) -> bytes:
+def dumps(
+    obj: Any, buffers: list[memoryview] | None = None, *, shares_main: bool = False
+) -> bytes:
     """Pickle by reference what a worker can import, by value what it cannot.
 
     Plain pickle is several times faster than cloudpickle and right for nearly all data. Where it
-    fails, or would refer to `__main__` (which no worker has), cloudpickle carries the value. Large
-    buffers go to `buffers` instead of into the pickle, if that is given.
+    fails, or would refer to `__main__` (which no worker has, unless it `shares_main` by being a
+    fork of the caller), cloudpickle carries the value. Large buffers go to `buffers` instead of
+    into the pickle, if that is given.
     """
     if not _by_value_modules():
         try:
@@ -78,7 +77,7 @@ def dumps(obj: Any, buffers: list[memoryview] | None = None) -> bytes:
         except (pickle.PicklingError, TypeError, AttributeError, ImportError, RecursionError):
             pass  # cloudpickle succeeds, or says it better
         else:
-            if b"__main__" not in data:
+            if shares_main or b"__main__" not in data:
                 return data
     return dumps_by_value(obj, buffers)
 
@@ -121,8 +120,11 @@ class Store:
     /dev/shm first, where files are memory; the temp directory when that is full or missing.
     """
 
-    def __init__(self, name: str, places: Sequence[str] | None = None):
+    def __init__(
+        self, name: str, places: Sequence[str] | None = None, *, shares_main: bool = False
+    ):
         self._name = name
+        self.shares_main = shares_main  # its receivers are forks of the caller
         self._places = list(places) if places is not None else default_places()
         self._serial = itertools.count()
 
@@ -150,6 +152,8 @@ class Store:
         """Unlink the files of one writer (`"<pid>-"`), or everything and the directories too."""
         for directory in self.directories:
             if not prefix:
+                import shutil
+
                 shutil.rmtree(directory, ignore_errors=True)
                 continue
             try:
@@ -166,13 +170,15 @@ def directory_name(caller: int) -> str:
     return f"parmap-{os.getuid() if hasattr(os, 'getuid') else 0}-{caller}-"
 
 
-def new_store() -> Store:
-    """The store of this process: a name nobody can foresee, so that nobody can take it first."""
-    return Store(directory_name(os.getpid()) + os.urandom(4).hex())
+def new_store(*, shares_main: bool = False) -> Store:
+    """A store of this process: a name nobody can foresee, so that nobody can take it first."""
+    return Store(directory_name(os.getpid()) + os.urandom(4).hex(), shares_main=shares_main)
 
 
 def default_places() -> list[str]:
     places = ["/dev/shm"] if sys.platform == "linux" and os.path.isdir("/dev/shm") else []
+    import tempfile
+
     try:
         places.append(tempfile.gettempdir())
     except FileNotFoundError:
@@ -198,7 +204,10 @@ def pack(obj: Any, store: Store, *, by_value: bool = False, shared: bool = False
     Raises what pickling raises; an OSError only where no place has room for the file.
     """
     buffers: list[memoryview] = []
-    payload = (dumps_by_value if by_value else dumps)(obj, buffers)
+    if by_value:
+        payload = dumps_by_value(obj, buffers)
+    else:
+        payload = dumps(obj, buffers, shares_main=store.shares_main)
     if not buffers and len(payload) <= INLINE_BYTES:
         return Parcel(payload)
     inline = len(payload) <= INLINE_BYTES

@@ -12,18 +12,18 @@ standard library, and cloudpickle where something has to travel by value.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pickle
+import select
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from parmap import _state
+from parmap._line import Line
 from parmap._outcome import UNTRUSTED, Failure, Mapper, capture, run_batch
 from parmap._transport import Parcel, Store, dumps, frame, open_frame, pack, unpack
 
@@ -64,10 +64,12 @@ def _board_of(block: Any) -> Board:
 
 
 # ------------------------------------------------------------------ what crosses, as bytes
+#
+# Named tuples, not dataclasses: those with slots pickle through Python code, 5 us each, in the one
+# place where it counts.
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """A call, as a worker needs to know it. Sent once to each worker.
 
     `task` is a parcel of (mapper, fn), or the key of one that a forked worker inherited.
@@ -81,9 +83,11 @@ class Job:
     facts: _state.Facts | None
     threads: dict[str, str]
 
+    def wire(self) -> tuple[Any, ...]:
+        return (_JOB, self)
 
-@dataclass(frozen=True, slots=True)
-class Work:
+
+class Work(NamedTuple):
     """A chunk of items, in a parcel. `single` asks for one parcel an item in the answer."""
 
     job: int
@@ -91,9 +95,11 @@ class Work:
     items: Parcel
     single: bool
 
+    def wire(self) -> tuple[Any, ...]:
+        return (_WORK, self.job, self.number, self.single, *self.items)
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+
+class Answer(NamedTuple):
     """Outcomes of consecutive items of a chunk: `groups` of values, or the failure of one item.
 
     `seconds` is what they took, `cpu_seconds` the processor time in it; `last` ends the chunk.
@@ -101,14 +107,20 @@ class Answer:
 
     job: int
     chunk: int
-    groups: tuple[tuple[int, Parcel | Failure], ...]
+    groups: list[tuple[int, Parcel | Failure]]
     seconds: float
     cpu_seconds: float
     last: bool
 
+    def wire(self) -> tuple[Any, ...]:
+        groups = [
+            (count, *outcome) if type(outcome) is Parcel else (count, outcome)
+            for count, outcome in self.groups
+        ]
+        return (_ANSWER, self.job, self.chunk, groups, self.seconds, self.cpu_seconds, self.last)
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+
+class Refusal(NamedTuple):
     """The job or the chunk cannot be run here; nothing of it was run.
 
     `what` is "facts" (facts differ; `facts` are this worker's), "function", "initializer" or
@@ -121,20 +133,42 @@ class Refusal:
     failure: Failure | None = None
     facts: _state.Facts | None = None
 
+    def wire(self) -> tuple[Any, ...]:
+        return (_REFUSAL, self)
 
-@dataclass
-class Seat:
+
+_JOB, _WORK, _ANSWER, _REFUSAL = range(4)
+
+
+def read(wire: tuple[Any, ...]) -> Job | Work | Answer | Refusal:
+    """A message from what its `wire` made of it.
+
+    The frequent ones cross as plain tuples: naming a class in a pickle costs 3 us, four times a
+    chunk, which would double what a chunk costs.
+    """
+    if wire[0] == _WORK:
+        return Work(wire[1], wire[2], Parcel(*wire[4:]), wire[3])
+    if wire[0] == _ANSWER:
+        groups = [
+            (group[0], Parcel(*group[1:]) if len(group) > 2 else group[1]) for group in wire[3]
+        ]
+        return Answer(wire[1], wire[2], groups, *wire[4:])
+    message: Job | Refusal = wire[1]
+    return message
+
+
+class Seat(NamedTuple):
     """What a worker was given at its start.
 
     Attributes:
-        connection: its end of the pipe.
+        line: its end of the line to the caller.
         board: the words shared with the caller.
         store: where its files go.
         initializer: pickled (initializer, initargs) of the caller's, or None.
         idle_seconds: how long it waits for work before it ends itself.
     """
 
-    connection: Any
+    line: Line
     board: Board
     store: Store
     initializer: bytes | None
@@ -143,13 +177,27 @@ class Seat:
     def receive(self) -> Job | Work | None:
         """The next message, or None when there will be none: the caller closed, died, or idles."""
         try:
-            message: Job | Work = open_frame(self.connection.recv_bytes())
-        except (EOFError, ConnectionError, BlockingIOError):
+            if not self.line.holds_more() and not _wait_for(self.line, self.idle_seconds):
+                return None
+            message = read(open_frame(self.line.receive()))
+        except (EOFError, ConnectionError):
             return None
+        assert isinstance(message, Job | Work)
         return message
 
     def send(self, message: Answer | Refusal) -> None:
-        self.connection.send_bytes(frame(message, self.store))
+        self.line.send(frame(message.wire(), self.store))
+
+
+def _wait_for(line: Line, seconds: float) -> bool:
+    """Whether something can be read within `seconds`."""
+    if sys.platform == "win32":
+        from multiprocessing.connection import wait
+
+        return bool(wait([line], seconds))
+    poll = select.poll()
+    poll.register(line.fileno(), select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 _seat: Seat | None = None
@@ -171,21 +219,7 @@ def settle(seat: Seat) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the handler a forked caller had
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    _limit_idling(seat.connection, seat.idle_seconds)
     seat.board.words[READY] = 1
-
-
-def _limit_idling(connection: Any, seconds: float) -> None:
-    """Let a read give up after `seconds`; by the kernel, for a poll before each read costs 20 us."""
-    if sys.platform == "win32":
-        return
-    import socket
-    import struct
-
-    duplicate = socket.socket(fileno=os.dup(connection.fileno()))
-    limit = struct.pack("@ll", int(seconds), int(seconds % 1 * 1e6))
-    duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-    duplicate.close()
 
 
 def serve() -> None:
@@ -252,7 +286,10 @@ class _Desk:
                 return
         assert refused is not None
         work.items.discard()
-        self._seat.send(dataclasses.replace(refused, chunk=work.number))
+        self._seat.send(refused._replace(chunk=work.number))
+
+
+_cpu_before = 0.0  # processor time of this process at its last answer
 
 
 class _Run:
@@ -273,7 +310,6 @@ class _Run:
         self._groups: list[tuple[int, Parcel | Failure]] = []
         self._next = 0
         self._began = time.perf_counter()
-        self._cpu = time.process_time()
 
     def run(self) -> None:
         size = 1
@@ -338,14 +374,15 @@ class _Run:
         self._next += 1
 
     def _send(self, last: bool) -> None:
+        global _cpu_before
         now, cpu = time.perf_counter(), time.process_time()
-        groups = tuple(self._groups)
+        used, _cpu_before = cpu - _cpu_before, cpu  # waiting for work uses none
         answer = Answer(
-            self._work.job, self._work.number, groups, now - self._began, cpu - self._cpu, last
+            self._work.job, self._work.number, self._groups, now - self._began, used, last
         )
         self._seat.send(answer)
         self._groups = []
-        self._began, self._cpu = now, cpu
+        self._began = now
 
 
 def _captured(error: BaseException) -> Failure:

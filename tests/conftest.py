@@ -1,0 +1,167 @@
+"""What every test shares: the ways a call can be made, and the check that nothing is left over.
+
+A contract test takes `pmap` or `pstarmap` and is run once for each `Engine`. Workers stay warm from
+one test to the next, as they do for a user; those of "fork" belong to one call and are made anew.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import parmap
+
+# Two workers, whatever the machine has: the suite then costs and does the same everywhere.
+WORKERS = 2
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way to make a call: its name in a test's id, and the options that pin it.
+
+    Attributes:
+        remote: whether items certainly run in another process.
+    """
+
+    name: str
+    parallel: bool | None
+    mp_context: str | None = None
+
+    @property
+    def remote(self) -> bool:
+        return self.parallel is True
+
+    @property
+    def options(self) -> dict[str, Any]:
+        chosen = {"parallel": self.parallel, "max_workers": WORKERS}
+        return chosen if self.mp_context is None else {**chosen, "mp_context": self.mp_context}
+
+
+ENGINES = (
+    Engine("serial", parallel=False),
+    Engine("decide", parallel=None),
+    Engine("default", parallel=True),
+    Engine("fork", parallel=True, mp_context="fork"),
+    Engine("forkserver", parallel=True, mp_context="forkserver"),
+    Engine("spawn", parallel=True, mp_context="spawn"),
+)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that uses an engine for all of them, or for those its `engines` mark names."""
+    if "engine" not in metafunc.fixturenames:
+        return
+    mark = metafunc.definition.get_closest_marker("engines")
+    chosen = [e for e in ENGINES if mark is None or e.name in mark.args]
+    metafunc.parametrize("engine", chosen, ids=[e.name for e in chosen], indirect=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "engines(*names): the engines that a contract test is for")
+
+
+@pytest.fixture
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """The engine of this run of the test."""
+    chosen: Engine = request.param
+    return chosen
+
+
+@pytest.fixture
+def pmap(engine: Engine) -> Callable[..., Any]:
+    """`parmap.pmap`, pinned to this run's engine."""
+    return partial(parmap.pmap, **engine.options)
+
+
+@pytest.fixture
+def pstarmap(engine: Engine) -> Callable[..., Any]:
+    """`parmap.pstarmap`, pinned to this run's engine."""
+    return partial(parmap.pstarmap, **engine.options)
+
+
+# ------------------------------------------------------------------ what surrounds every test
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No PARMAP_ variable of whoever runs the tests."""
+    for name in [name for name in os.environ if name.startswith("PARMAP_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """After each test: no file of a process that is gone, and none of an unknown owner."""
+    before = _abandoned()
+    yield
+    left = _abandoned() - before
+    assert not left, f"left behind: {sorted(map(str, left))}"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def nothing_left_at_the_end() -> Iterator[None]:
+    """After the last test, `shutdown` leaves no worker and no file."""
+    yield
+    gc.collect()  # iterators that a failed test's traceback kept
+    parmap.shutdown()
+    workers = _descendants()
+    assert not workers, f"still alive after shutdown(): {workers}"
+    files = [path for path in _files() if _owner(path) == os.getpid()]
+    assert not files, f"still there after shutdown(): {files}"
+
+
+def _places() -> list[Path]:
+    return [p for p in {Path("/dev/shm"), Path(tempfile.gettempdir())} if p.is_dir()]
+
+
+def _files() -> list[Path]:
+    return [path for place in _places() for path in place.glob("parmap-*")]
+
+
+def _owner(path: Path) -> int | None:
+    """The process a directory belongs to, by its name: parmap-<user>-<process>-<random>."""
+    parts = path.name.split("-")
+    return int(parts[2]) if len(parts) == 4 and parts[2].isdigit() else None
+
+
+def _abandoned() -> set[Path]:
+    """Files whose process is gone. Those of one that lives are its own, and of no concern here."""
+    dead = [p for p in _files() if (pid := _owner(p)) is None or not Path(f"/proc/{pid}").exists()]
+    return {path for path in dead if path.exists()}  # it may have gone together with its owner
+
+
+# Processes that multiprocessing keeps until the interpreter ends. Workers that a fork server forked
+# show its command line too, but they are its children, not ours.
+_HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+
+
+def _descendants() -> dict[int, str]:
+    """Living processes below this one, with their command lines, without the helpers."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except OSError:
+            continue  # it ended while we looked
+        if state not in "ZX":
+            children.setdefault(int(parent), []).append(int(stat.parent.name))
+    found: dict[int, str] = {}
+    todo = [(pid, True) for pid in children.get(os.getpid(), [])]
+    while todo:
+        pid, direct = todo.pop()
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if not (direct and any(helper in command for helper in _HELPERS)):
+            found[pid] = command
+        todo.extend((child, False) for child in children.get(pid, []))
+    return found

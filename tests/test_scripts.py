@@ -1,0 +1,550 @@
+"""A user's program, without a `__main__` guard, in a process of its own.
+
+Each program carries a mark in its environment that all its descendants inherit, whoever their
+parent comes to be, so that a test can say that none of them is left.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import textwrap
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+METHODS = ["forkserver", "spawn", "fork"]
+
+# Seconds after which something that should happen is taken not to. Generous: a busy machine is not
+# a fault, and nobody waits for it but who has one.
+LIMIT = 10.0
+
+# Every block ends in an empty line and every statement prints or returns nothing, so that the same
+# text is a script, a module, a REPL session and a notebook cell.
+PROGRAM = """\
+import os
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from parmap import pmap, pstarmap, shutdown
+
+class Colour(Enum):
+    RED = 1
+    BLUE = 2
+
+@dataclass
+class Point:
+    x: int
+    def shifted(self, by):
+        return Point(self.x + by)
+
+def closing_over(table):
+    return lambda n: table[n]
+
+def moved(point):
+    return Point(point.x + 1) if isinstance(point, Point) else "another class"
+
+def is_red(colour):
+    return colour is Colour.RED
+
+def add(a, b):
+    return a + b
+
+def where(_):
+    return os.getpid()
+
+two = dict(parallel=True, max_workers=2)
+print(list(pmap(closing_over({n: n * n for n in range(9)}), range(4), **two)))
+points = list(pmap(moved, [Point(1), Point(2)], **two))
+print(points, [isinstance(point, Point) for point in points])
+colours = list(pmap(lambda colour: colour, list(Colour), **two))
+print([a is b for a, b in zip(colours, Colour)], list(pmap(is_red, list(Colour), **two)))
+print(list(pmap(partial(add, 10), range(3), **two)))
+print(list(pmap(Point(5).shifted, range(3), **two)))
+print(list(pstarmap(add, [(1, 2), (3, 4)], **two)))
+print(os.getpid() in list(pmap(where, range(4), **two)))
+results = pmap(str, range(3), **two)
+print(list(results), results.report.mode, results.report.start_method)
+"""
+
+EXPECTED = """\
+[0, 1, 4, 9]
+[Point(x=2), Point(x=3)] [True, True]
+[True, True] [True, False]
+[10, 11, 12]
+[Point(x=5), Point(x=6), Point(x=7)]
+[3, 7]
+False
+['0', '1', '2'] parallel {method}
+"""
+
+
+class Place:
+    """Where a program runs: a folder, a temp directory of its own, and the mark."""
+
+    def __init__(self, folder: Path, temp: str):
+        self.folder = folder
+        self.temp = temp
+        self.mark = uuid.uuid4().hex
+        self._started: list[int] = []
+
+    def environment(self, method: str = "") -> dict[str, str]:
+        """The environment of a program: nothing of parmap's set but the start method."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("PARMAP_")}
+        if method:
+            kept["PARMAP_START_METHOD"] = method
+        return {**kept, "PARMAP_TEST_MARK": self.mark, "TMPDIR": self.temp}
+
+    def file(self, text: str, name: str = "script.py") -> str:
+        """Write a program; the name of its file."""
+        (self.folder / name).write_text(textwrap.dedent(text))
+        return name
+
+    def start(self, *arguments: str, method: str = "", group: bool = False) -> subprocess.Popen:
+        """Start `python <arguments>` with pipes for all it reads and writes."""
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=self.folder,
+            env=self.environment(method),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=group,
+        )
+        self._started.append(process.pid)
+        return process
+
+    def run(self, *arguments: str, stdin: str = "", method: str = "") -> tuple[int, str, str]:
+        """Run `python <arguments>` to its end: exit code, output, what it wrote to stderr."""
+        with self.start(*arguments, method=method) as process:
+            out, err = process.communicate(stdin, timeout=LIMIT)
+        return process.returncode, out, err
+
+    def processes(self) -> list[int]:
+        """Processes that carry the mark: the program, and everything it came to start."""
+        found = []
+        for path in glob.glob("/proc/[0-9]*/environ"):
+            try:
+                text = Path(path).read_bytes()
+            except OSError:
+                continue  # gone meanwhile, or another user's
+            if self.mark.encode() in text:
+                found.append(int(path.split("/")[2]))
+        return found
+
+    def files(self, pid: int) -> list[str]:
+        """What the process `pid` left in /dev/shm and in its temp directory."""
+        return [*glob.glob(f"/dev/shm/*-{pid}-*"), *glob.glob(f"{self.temp}/**", recursive=True)[1:]]
+
+    def clear(self) -> None:
+        """End what is left, so that a test that failed does not disturb the next."""
+        for pid in self.processes():
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it ended by itself
+        for pid in self._started:
+            for path in glob.glob(f"/dev/shm/*-{pid}-*"):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """A folder for a program; whatever it started is ended after the test."""
+    temp = tempfile.mkdtemp(prefix="pm")  # short: the path of a socket has 108 bytes at the most
+    found = Place(tmp_path, temp)
+    yield found
+    found.clear()
+    shutil.rmtree(temp, ignore_errors=True)
+
+
+def eventually(true: Callable[[], object]) -> bool:
+    """Whether `true()` comes to hold within the limit."""
+    end = time.monotonic() + LIMIT
+    while not true():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.01)  # between two looks, not instead of one
+    return True
+
+
+def read_until(process: subprocess.Popen, word: str) -> None:
+    """Read lines of a program's output up to the one that says `word`."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip() == word:
+            return
+    raise AssertionError(f"{word!r} never came; stderr: {process.stderr and process.stderr.read()}")
+
+
+# ------------------------------------------------------------------ the same from everywhere
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("way", ["file", "stdin", "-c", "-m"])
+def test_an_unguarded_program_prints_what_it_should_and_nothing_else(
+    place: Place, way: str, method: str
+) -> None:
+    """Lambda, dataclass, enum, partial, bound method: the same lines from wherever it is run."""
+    place.file(PROGRAM, "program.py")
+    arguments = {"file": ["program.py"], "stdin": ["-"], "-c": ["-c", PROGRAM], "-m": ["-m", "program"]}
+    stdin = PROGRAM if way == "stdin" else ""
+    code, out, err = place.run(*arguments[way], stdin=stdin, method=method)
+    assert (code, out, err) == (0, EXPECTED.format(method=method), "")
+    assert eventually(lambda: not place.processes())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_program_typed_into_the_interpreter_prints_the_same(place: Place, method: str) -> None:
+    """A REPL, which has no file for `__main__` at all; on stderr there are its prompts and no more."""
+    code, out, err = place.run("-i", "-q", stdin=PROGRAM, method=method)
+    assert (code, out) == (0, EXPECTED.format(method=method))
+    assert err.replace(">>> ", "").replace("... ", "").strip() == ""
+
+
+# Executes the notebook whose cells it is given, in a process of its own: neither its event loop nor
+# its warnings are a matter of the tests.
+NOTEBOOK = """\
+import json, sys
+import nbformat
+from nbclient import NotebookClient
+cells = [nbformat.v4.new_code_cell(text) for text in json.loads(sys.stdin.read())]
+notebook = nbformat.v4.new_notebook(cells=cells)
+NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+print(json.dumps([[dict(output) for output in cell.outputs] for cell in notebook.cells]))
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_same_program_in_a_notebook_prints_the_same(place: Place, method: str) -> None:
+    """Definitions in one cell, calls in the next, all in a kernel; no bar for work this short."""
+    pytest.importorskip("ipykernel")
+    pytest.importorskip("nbclient")
+    definitions, calls = PROGRAM.split("two = ")
+    cells = json.dumps([definitions, "two = " + calls])
+    code, out, err = place.run("-W", "ignore", "-c", NOTEBOOK, stdin=cells, method=method)
+    assert code == 0, err
+    first, second = json.loads(out.splitlines()[-1])
+    assert first == []
+    assert {output.get("name") for output in second} == {"stdout"}
+    assert "".join(output["text"] for output in second) == EXPECTED.format(method=method)
+    assert eventually(lambda: not place.processes())
+
+
+# ------------------------------------------------------------------ the end of a program
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param("next(pmap(f, count(), **two))", id="dropped half-used"),
+        pytest.param("it = pmap(f, count(), **two)\nnext(it)", id="half-used in a global"),
+        pytest.param("it = pmap(f, [0, 60, 60, 60], **two)\nnext(it)", id="while items run"),
+        pytest.param("it = pmap(f, count(), **two)\nnext(it)\ncycle = [it]; cycle.append(cycle); del it", id="in a cycle"),
+        pytest.param("it = pmap(f, count(), **two)\nnext(it)\nkeep = iter(lambda: next(it), None)", id="held by an iterator"),
+        pytest.param("it = pmap(f, count(), **two)\nnext(it)\nsys.exit(0)", id="sys.exit"),
+    ],
+)
+def test_a_program_ends_whatever_it_leaves_half_used(place: Place, body: str, method: str) -> None:
+    """Exit neither hangs nor complains, and no worker outlives it."""
+    if method == "spawn" and "60" not in body:
+        pytest.skip("the start method makes no difference to it: two are enough")
+    head = """\
+        import sys, time
+        from itertools import count
+        from parmap import pmap
+        two = dict(parallel=True, max_workers=2)
+        f = lambda x: time.sleep(x if x == 60 else 0)
+        """
+    script = place.file(textwrap.dedent(head) + body + "\nprint('end')\n" * ("sys.exit" not in body))
+    code, out, err = place.run(script, method=method)
+    assert (code, out, err) == (0, "" if "sys.exit" in body else "end\n", "")
+    assert eventually(lambda: not place.processes())
+
+
+@pytest.mark.parametrize("kept", ["", "it = "])
+def test_a_program_ends_with_an_iterator_that_was_never_asked(place: Place, kept: str) -> None:
+    """An unconsumed pmap starts nothing and hangs nothing; the only word is its RuntimeWarning."""
+    script = place.file(f"from parmap import pmap\n{kept}pmap(print, [1], parallel=True)\nprint('end')\n")
+    code, out, err = place.run(script)
+    assert (code, out) == (0, "end\n")
+    assert err.count("RuntimeWarning: pmap was never consumed") == 1
+    assert "Traceback" not in err
+    assert "Exception ignored" not in err
+
+
+def test_a_program_that_raises_shows_one_traceback_and_ends(place: Place) -> None:
+    """An exception of an item ends an unguarded script as it does under map: once."""
+    script = place.file(
+        """\
+        from parmap import pmap
+        for y in pmap(lambda x: 1 // x, [1, 0, 1], parallel=True, max_workers=2):
+            print(y)
+        """
+    )
+    code, out, err = place.run(script)
+    assert (code, out) == (1, "1\n")
+    assert err.splitlines()[-2:] == [
+        "ZeroDivisionError: integer division or modulo by zero",
+        "parmap: raised by item 1: 0",
+    ]
+    assert eventually(lambda: not place.processes())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_forked_copy_of_the_program_calls_pmap_itself(place: Place, method: str) -> None:
+    """The copy has workers of its own and leaves the original's alone, also when it just ends."""
+    script = place.file(
+        """\
+        import os
+        from parmap import pmap
+        two = dict(parallel=True, max_workers=2)
+        print(list(pmap(lambda x: x + 1, range(3), **two)), flush=True)
+        half = pmap(lambda x: x, range(10_000), **two)
+        next(half)
+        child = os.fork()
+        if not child:
+            print(list(pmap(lambda x: x + 10, range(3), **two)), flush=True)
+            os._exit(7)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        print(list(half)[-1])
+        print(list(pmap(lambda x: x + 2, range(3), **two)))
+        """
+    )
+    code, out, err = place.run("-W", "ignore::DeprecationWarning", script, method=method)
+    assert (code, err) == (0, "")
+    assert out.splitlines() == ["[1, 2, 3]", "[10, 11, 12]", "7", "9999", "[2, 3, 4]"]
+    assert eventually(lambda: not place.processes())
+
+
+# ------------------------------------------------------------------ Ctrl-C
+
+
+# Item 0 is done at once; the others say that they run, and would for an hour.
+SLOW = """\
+import os, time
+from parmap import pmap, shutdown
+two = dict(parallel=True, max_workers=2)
+
+def slow(x):
+    if x:
+        os.write(1, b"running\\n")
+        time.sleep(3600)
+    return bytearray(100_000)
+
+"""
+
+
+def interrupt(process: subprocess.Popen, whole_group: bool) -> None:
+    """SIGINT to the process alone, as from a supervisor, or to its group, as from a terminal."""
+    if whole_group:
+        os.killpg(process.pid, signal.SIGINT)
+    else:
+        process.send_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("whole_group", [False, True], ids=["alone", "group"])
+@pytest.mark.parametrize("method", METHODS)
+def test_ctrl_c_ends_a_waiting_program_with_one_traceback(
+    place: Place, method: str, whole_group: bool
+) -> None:
+    """The caller's own KeyboardInterrupt is all there is to see, and no process is left."""
+    script = place.file(SLOW + "list(pmap(slow, range(8), **two))\n")
+    with place.start(script, method=method, group=True) as process:
+        read_until(process, "running")
+        interrupt(process, whole_group)
+        _, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == -signal.SIGINT
+    assert err.count("Traceback") == 1
+    assert err.splitlines()[-1] == "KeyboardInterrupt"
+    assert eventually(lambda: not place.processes())
+    assert place.files(process.pid) == []
+
+
+@pytest.mark.parametrize("whole_group", [False, True], ids=["alone", "group"])
+@pytest.mark.parametrize("method", METHODS)
+def test_after_ctrl_c_in_the_interpreter_the_next_call_works(
+    place: Place, method: str, whole_group: bool
+) -> None:
+    """One traceback, then the prompt; nothing of the interrupted call runs on behind it."""
+    with place.start("-i", "-q", method=method, group=True) as process:
+        assert process.stdin is not None
+        process.stdin.write(SLOW + "list(pmap(slow, range(8), **two))\n")
+        process.stdin.flush()
+        read_until(process, "running")
+        interrupt(process, whole_group)
+        process.stdin.write("print(list(pmap(lambda x: x + 1, range(4), **two)))\n")
+        out, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 0
+    assert err.count("Traceback") == 1
+    assert [line for line in out.splitlines() if line != "running"] == ["[1, 2, 3, 4]"]
+    assert eventually(lambda: not place.processes())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ctrl_c_while_workers_start_prints_one_traceback(place: Place, method: str) -> None:
+    """Workers that boot while the group is interrupted have nothing to say about it."""
+    body = """\
+    def pause(x):
+        time.sleep(3600)
+
+    print("starting", flush=True)
+    list(pmap(pause, range(8), parallel=True, max_workers=4))
+    """
+    script = place.file(SLOW + textwrap.dedent(body))
+    with place.start(script, method=method, group=True) as process:
+        read_until(process, "starting")
+        interrupt(process, whole_group=True)
+        _, err = process.communicate(timeout=LIMIT)
+    assert err.count("Traceback") == 1
+    assert err.splitlines()[-1] == "KeyboardInterrupt"
+    assert eventually(lambda: not place.processes())
+
+
+# ------------------------------------------------------------------ a caller that is killed
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_killed_program_leaves_no_worker_and_no_file(place: Place, method: str) -> None:
+    """SIGKILL in the middle of a call: workers end in the middle of an item, files are removed."""
+    script = place.file(SLOW + "list(pmap(slow, range(8), buffersize=4, chunksize=1, **two))\n")
+    with place.start(script, method=method) as process:
+        read_until(process, "running")
+        process.kill()
+        process.wait(LIMIT)
+        assert eventually(lambda: not place.processes())
+        assert eventually(lambda: not place.files(process.pid)), place.files(process.pid)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_workers_that_still_boot_when_their_caller_is_killed_end_too(place: Place, method: str) -> None:
+    """The first item kills the caller, while the other workers may not even watch it yet."""
+    body = """\
+    def last_words(x):
+        os.kill(caller, 9)
+        time.sleep(3600)
+
+    caller = os.getpid()
+    list(pmap(last_words, range(8), parallel=True, max_workers=4))
+    """
+    script = place.file(SLOW + textwrap.dedent(body))
+    with place.start(script, method=method) as process:
+        assert process.wait(LIMIT) == -signal.SIGKILL
+        assert eventually(lambda: not place.processes())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_program_killed_with_results_on_their_way_leaves_no_file(place: Place, method: str) -> None:
+    """Large results that nobody took lie in files; they go with the caller, however it ends."""
+    body = """\
+    results = pmap(lambda x: bytearray(200_000), range(1000), chunksize=1, buffersize=50, **two)
+    next(results)
+    os.write(1, b"half\\n")
+    time.sleep(3600)
+    """
+    script = place.file(SLOW + textwrap.dedent(body))
+    with place.start(script, method=method) as process:
+        read_until(process, "half")
+        assert eventually(lambda: glob.glob(f"/dev/shm/*-{process.pid}-*/*"))
+        process.kill()
+        process.wait(LIMIT)
+        assert eventually(lambda: not place.processes())
+        assert eventually(lambda: not place.files(process.pid)), place.files(process.pid)
+
+
+# ------------------------------------------------------------------ beside the user's own ways
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_program_may_still_choose_a_start_method_after_a_call(place: Place, method: str) -> None:
+    """multiprocessing's default is the user's to set, once, and a pmap before does not settle it."""
+    script = place.file(
+        """\
+        import multiprocessing
+        from parmap import pmap
+        print(list(pmap(abs, [-1, -2], parallel=True, max_workers=2)))
+        print(multiprocessing.get_start_method(allow_none=True))
+        multiprocessing.set_start_method("fork")
+        with multiprocessing.Pool(1) as pool:
+            print(pool.map(abs, [-3]))
+        print(list(pmap(abs, [-4], parallel=True, max_workers=2)))
+        """
+    )
+    code, out, err = place.run("-W", "ignore::DeprecationWarning", script, method=method)
+    assert (code, out, err) == (0, "[1, 2]\nNone\n[3]\n[4]\n", "")
+
+
+def test_a_program_that_set_a_start_method_gets_workers_of_that_kind(place: Place) -> None:
+    """Where parmap is told nothing, what the user set for multiprocessing holds."""
+    script = place.file(
+        """\
+        import multiprocessing
+        from parmap import pmap
+        multiprocessing.set_start_method("spawn")
+        results = pmap(abs, [-1], parallel=True, max_workers=1)
+        print(list(results), results.report.start_method)
+        """
+    )
+    assert place.run(script) == (0, "[1] spawn\n", "")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_program_in_a_folder_that_was_deleted_still_gets_its_results(place: Place, method: str) -> None:
+    """The working directory is gone before the first worker starts, and again between two calls."""
+    script = place.file(
+        """\
+        import os
+        from parmap import pmap, shutdown
+        two = dict(parallel=True, max_workers=2)
+        for name in ("first", "second"):
+            os.mkdir(f"{os.path.dirname(__file__)}/{name}")
+            os.chdir(f"{os.path.dirname(__file__)}/{name}")
+            os.rmdir(os.getcwd())
+            print(list(pmap(lambda x: x + 1, range(3), **two)))
+        shutdown()
+        print(list(pmap(lambda x: x + 2, range(3), **two)))
+        """
+    )
+    code, out, err = place.run(str(place.folder / script), method=method)
+    assert (code, out, err) == (0, "[1, 2, 3]\n[1, 2, 3]\n[2, 3, 4]\n", "")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_script_named_like_a_standard_module_does_not_break_workers(place: Place, method: str) -> None:
+    """Files beside the user's script that shadow what a worker imports are not parmap's to trip on."""
+    place.file("raise SystemExit('imported the wrong statistics')\n", "statistics.py")
+    script = place.file(
+        """\
+        from parmap import pmap
+        print(list(pmap(lambda x: x + 1, range(3), parallel=True, max_workers=2)))
+        """
+    )
+    assert place.run(script, method=method) == (0, "[1, 2, 3]\n", "")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_an_item_prints_comes_out_once(place: Place, method: str) -> None:
+    """Output of workers is seen when the call is done, each line once, and the caller's before it."""
+    script = place.file(
+        """\
+        import sys
+        from parmap import pmap
+        print("before")
+        list(pmap(lambda x: sys.stdout.write(f"item {x}\\n"), range(3), parallel=True, max_workers=2))
+        print("after", flush=True)
+        """
+    )
+    code, out, err = place.run(script, method=method)
+    assert (code, err) == (0, "")
+    assert sorted(out.splitlines()) == ["after", "before", "item 0", "item 1", "item 2"]
