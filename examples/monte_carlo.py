@@ -16,6 +16,6 @@ def estimator(power, samples):
 
 
 for power in (1, 2, 3):
-    estimates = list(pmap(estimator(power, samples=20_000), range(100)))
+    estimates = list(pmap(estimator(power, samples=50_000), range(100)))
     mean = sum(estimates) / len(estimates)
     print(f"integral of x**{power}: {mean:.4f}, exactly {1 / (power + 1):.4f}")

@@ -18,10 +18,11 @@ def peak(contagion, recovery, days=400, steps=50):
 
 contagions = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
 recoveries = [0.05, 0.10, 0.15, 0.20]
-peaks = pstarmap(peak, itertools.product(contagions, recoveries))
+results = pstarmap(peak, itertools.product(contagions, recoveries))
+peaks = list(results)
 
 print("contagion " + "".join(f"{recovery:>8}" for recovery in recoveries) + "  recovery")
-for contagion in contagions:
-    row = itertools.islice(peaks, len(recoveries))
-    print(f"{contagion:9} " + "".join(f"{share:8.1%}" for share in row))
-print(peaks.report)
+for row, contagion in enumerate(contagions):
+    shares = peaks[row * len(recoveries) : (row + 1) * len(recoveries)]
+    print(f"{contagion:9} " + "".join(f"{share:8.1%}" for share in shares))
+print(results.report)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from parmap import _machine, _plan
 from parmap._call import Call
 from parmap._plan import Facts, Plan
-from parmap._probe import WORTH_SECONDS, Probe, run_here
+from parmap._probe import WORTH_SECONDS, run_here
 from parmap._progress import Progress
 from parmap._report import Report
 
@@ -37,14 +37,14 @@ class Decision:
     _flow: Flow | None = None
     _go_over_at = 0.0  # time.monotonic() at which workers can be had
     _final = False  # nothing more will change the plan
-    _next_look = 0  # items to be done before the next plan is made
+    _next_look = 1  # items to be done before the next plan is made
     _cores = 0
     _memory: int | None = None
 
     def __init__(self, call: Call, report: Report):
         self._call = call
         self._report = report
-        self._probe = Probe()
+        self._probe = report._probe
         self._progress = Progress(call.settings.progress, call.inputs.left)
         self._began = time.perf_counter()
         report.mode, report.reason = "serial", "too little work for workers to matter"
@@ -65,7 +65,7 @@ class Decision:
             if self.parallel:
                 return
         self._initialize_here()
-        yield from run_here(self._call, self._probe, self._report, self._progress, self._stay)
+        yield from run_here(self._call, self._probe, self._progress, self._stay)
 
     def _initialize_here(self) -> None:
         """An initializer runs wherever items run: results must not tell where that was."""
@@ -75,15 +75,11 @@ class Decision:
 
     def _stay(self) -> bool:
         """Between two batches: go on here? A few comparisons, unless there is enough left."""
-        if self._final:
-            return True
         probe = self._probe
-        if self.parallel:
+        if self._final or probe.items < self._next_look:
+            return True
+        if self._plan is not None:
             return not self._workers_ready()
-        if not probe.items:
-            return True
-        if probe.items < self._next_look:
-            return True
         left = self._call.inputs.left()
         if (probe.items if left is None else left) * probe.each < WORTH_SECONDS:
             return True

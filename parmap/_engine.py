@@ -1,9 +1,10 @@
 """Station 4, the door to it: the engine that runs chunks on this machine's warm workers.
 
-`_flow` knows an engine by five methods, and does not care which it is:
+`_flow` knows an engine by these methods, and does not care which it is:
 
-    room(depth)      may one more chunk be sent, with at most `depth` at a worker?
-    send(chunk)      send it
+    hungry(low)      a worker with fewer than `low` chunks, or None
+    load(worker)     how many it has
+    send(chunk, to)  send it one more; `flush(to)` after the last
     wait(seconds)    what happened meanwhile: a list of Part, Lost, Refused, Unavailable
     running_items()  items done of chunks not yet answered, for the bar
     close(now)       the call is over; `now`: kill what still runs
@@ -152,35 +153,37 @@ class LocalEngine:
 
     # ------------------------------------------------------------------ what _flow asks for
 
-    def room(self, depth: int) -> bool:
-        for queue in self._queues.values():
-            if len(queue) < depth:
-                return True
-        return False
+    def hungry(self, low: int) -> _pool.Worker | None:
+        """A worker with fewer than `low` chunks: the one with the fewest."""
+        least = None
+        for worker, queue in self._queues.items():
+            if len(queue) < low:
+                low, least = len(queue), worker
+        return least
 
-    def send(self, chunk: Chunk) -> None:
-        """Send to the worker with the least to do. Raises what pickling the items raises."""
+    def load(self, worker: _pool.Worker) -> int:
+        return len(self._queues[worker])
+
+    def send(self, chunk: Chunk, worker: _pool.Worker) -> None:
+        """Send a chunk. Raises what pickling the items raises."""
         chunk.origin = chunk.start
         parcel = pack(chunk.items, self._crew.store)
-        worker = min(self._queues, key=self._length)
         if worker.job != self._job_number:
             self._tell_job(worker)
         self._queues[worker].append(chunk)
         worker.inflight += 1
         self.bytes_moved += parcel.nbytes
-        work = _worker.Work(self._job_number, chunk.number, parcel, chunk.single)
-        if not worker.send(work):
-            parcel.discard()  # its death is told by wait(), which returns the chunk
+        worker.post(_worker.Work(self._job_number, chunk.number, parcel, chunk.single))
 
-    def _length(self, worker: _pool.Worker) -> int:
-        return len(self._queues[worker])
+    def flush(self, worker: _pool.Worker) -> None:
+        worker.flush()
 
     def _tell_job(self, worker: _pool.Worker) -> None:
         job = self._job
         if worker.place != self._place:
             job = job._replace(place=self._place)
             worker.place = self._place
-        worker.send(job)
+        worker.post(job)
         worker.job = self._job_number
 
     def wait(self, seconds: float | None) -> list[Event]:

@@ -34,6 +34,10 @@ MOST_BYTES_AHEAD = 128 * 2**20
 # (50 to 100 us). Larger would hide nothing more, and queue chunks behind a long one.
 AHEAD_SECONDS = 10e-3
 
+# Seconds of work in a chunk below which several are sent at once, since waking the worker costs
+# more than they do. Larger would share out the last chunks unevenly.
+WAKE_SECONDS = 100e-6
+
 # Seconds between two looks at the boards, while a bar is shown.
 TICK = 0.1
 
@@ -85,7 +89,7 @@ class Flow:
                 return
 
     def _wait(self) -> None:
-        starved = self._engine.room(1)  # a worker has nothing to do
+        starved = self._engine.hungry(1) is not None  # a worker has nothing to do
         limit = TICK if self._progress.wanted or starved else None
         if self._call.inputs.slow and starved and not self._call.inputs.finished:
             limit = 0.0  # only look: there is more to draw, for a worker that has nothing
@@ -103,23 +107,29 @@ class Flow:
         """Send chunks while workers have room and the consumer is not too far behind."""
         if self.unavailable is not None:
             return
-        left = self._call.inputs.left()
+        engine, left = self._engine, self._call.inputs.left()
         size = self._chunksize(left)
-        depth = self._depth(left, size)
-        while self._engine.room(depth):
-            if self._again:
-                self._send(self._again.popleft())
-            elif self._call.inputs.finished or not self._cut(min(size, self._space(left))):
-                return
-            elif self._call.inputs.slow:
+        low, depth = self._depths(left, size)
+        while (worker := engine.hungry(low)) is not None:
+            more = True
+            while more and engine.load(worker) < depth:
+                chunk = self._again.popleft() if self._again else self._cut(size, left)
+                more = chunk is not None and not self._call.inputs.slow
+                if chunk is not None:
+                    self._send(chunk, worker)
+            engine.flush(worker)
+            if not more:
                 return
 
-    def _depth(self, left: int | None, size: int) -> int:
-        """Chunks at one worker: two, so that it need not wait; one where that could hurt."""
-        if size * self._each > AHEAD_SECONDS:
-            return 1
+    def _depths(self, left: int | None, size: int) -> tuple[int, int]:
+        """(fewest, most) chunks at one worker: below the first it gets more, up to the second."""
+        seconds = size * self._each
+        if seconds > AHEAD_SECONDS:
+            return 1, 1
         last = left is not None and left < size * self._engine.workers * _plan.TAPER
-        return 1 if last and self._each > _plan.CHUNK_SECONDS else 2
+        if last and self._each > _plan.CHUNK_SECONDS:
+            return 1, 1
+        return (2, 2) if not seconds or seconds > WAKE_SECONDS else (4, 8)
 
     def _chunksize(self, left: int | None) -> int:
         """Items of the next chunks; a single one while nothing is known of their cost."""
@@ -143,32 +153,32 @@ class Flow:
         first = FIRST_AHEAD * self._engine.workers * 2**self._patience
         return min(MOST_AHEAD, first + 2 * self._handed_out)
 
-    def _cut(self, size: int) -> bool:
-        """Draw a chunk and send it; False when there is no space, or the input gave nothing."""
-        if size < 1:
-            return False
+    def _cut(self, size: int, left: int | None) -> Chunk | None:
+        """Draw a chunk; None when the window is full, or the input gave nothing."""
+        size = min(size, self._space(left))
         inputs = self._call.inputs
-        start = inputs.drawn
+        if size < 1 or inputs.finished:
+            return None
+        chunk, start = None, inputs.drawn
         items = inputs.take(size)
         if self._call.mapper is starmap:
             items = [item if isinstance(item, tuple) else _arguments(item) for item in items]
         if items:
             chunk = Chunk(start, items, lives=self._call.settings.retries)
             self._admit(chunk)
-            self._send(chunk)
         if inputs.error is not None:
             error, inputs.error = inputs.error, None
             self._admit(_settled(inputs.drawn, error))
-        return bool(items)
+        return chunk
 
     def _admit(self, chunk: Chunk) -> None:
         self._window.append(chunk)
         self._ahead += len(chunk.items)
 
-    def _send(self, chunk: Chunk) -> None:
+    def _send(self, chunk: Chunk, worker: Any) -> None:
         """Send a chunk; where an item does not pickle, find which, and send the others."""
         try:
-            self._engine.send(chunk)
+            self._engine.send(chunk, worker)
             self._report.chunks += 1
         except UNTRUSTED as error:
             if isinstance(error, OSError):
@@ -205,8 +215,7 @@ class Flow:
                 self._report.bytes_moved += outcome.nbytes
         chunk.got += count
         chunk.done = chunk.got >= len(chunk.items)
-        self._report.items += count
-        self._report.item_seconds += answer.seconds
+        self._report.add(count, answer.seconds)
         if count:
             each = answer.seconds / count
             self._each = each if not self._each else (self._each + each) / 2
@@ -258,7 +267,7 @@ class Flow:
     def _settle(self, chunk: Chunk, error: BaseException) -> None:
         chunk.parts.append((1, error))
         chunk.got, chunk.done = 1, True
-        self._report.items += 1
+        self._report.add(1, 0.0)
 
     # ------------------------------------------------------------------ out to the consumer
 
@@ -311,7 +320,7 @@ class Flow:
             self._window.insert(place, piece)
         self._again.extend(pieces)
         self._handed = 0
-        self._report.items -= count
+        self._report.add(-count, 0.0)
         return iter(())
 
     def _raising(self, error: BaseException) -> Iterator[Any]:
@@ -328,8 +337,7 @@ class Flow:
             while chunk.got < len(chunk.items):
                 item, chunk.items[chunk.got] = chunk.items[chunk.got], None
                 chunk.got += 1
-                self._report.items_here += 1
-                self._report.items += 1
+                self._report.add(1, 0.0)
                 yield one_here(self._call, item, chunk.start + chunk.got - 1)
 
     def discard(self) -> None:

@@ -35,17 +35,19 @@ class Inputs:
         error: what an iterable raised, until someone delivers it in its place.
     """
 
+    drawn = 0
+    slow = False
+    exhausted = False
+    error: BaseException | None = None
+
     def __init__(self, iterators: Sequence[Iterator[Any]], strict: bool):
         self._sources = iterators
         self._returned: deque[Any] = deque()
-        self.instant = all(type(it) in _INSTANT for it in iterators)
         self._iterator: Iterator[Any] = iterators[0]
+        self.instant = type(self._iterator) in _INSTANT
         if len(iterators) > 1:
+            self.instant = all(type(it) in _INSTANT for it in iterators)
             self._iterator = _StrictZip(iterators) if strict else zip(*iterators, strict=False)
-        self.drawn = 0
-        self.slow = False
-        self.exhausted = False
-        self.error: BaseException | None = None
 
     def one_by_one(self, count: int) -> Iterator[Any]:
         """The next items, drawn only as they are asked for. Raises what an iterable raises."""
@@ -81,7 +83,8 @@ class Inputs:
             if self.instant and not self._returned:
                 items.extend(islice(self._iterator, count))
                 self.drawn += len(items)
-                self.exhausted = len(items) < count
+                if len(items) < count:
+                    self.exhausted = True
             else:
                 limit = perf_counter() + DRAW_SECONDS
                 for item in self.one_by_one(count):
@@ -123,6 +126,11 @@ def _hint(source: Iterator[Any]) -> int | None:
 
 class _StrictZip:
     """`zip(*iterators, strict=True)`, with what Python 3.14's map says when lengths differ."""
+
+    drawn = 0
+    slow = False
+    exhausted = False
+    error: BaseException | None = None
 
     def __init__(self, iterators: Sequence[Iterator[Any]]):
         self._iterators = iterators

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
 from collections.abc import Iterator
 from functools import lru_cache
 
@@ -28,7 +29,7 @@ def usable_cores(root: str = "/") -> tuple[int, str]:
     limits = [(os.cpu_count() or 1, "cores of the machine")]
     if hasattr(os, "sched_getaffinity"):
         limits.append((len(os.sched_getaffinity(0)), "affinity of this process"))
-    quota = _quota(root)
+    quota = _quota(root, _moment())
     if quota is not None:
         limits.append((max(1, math.ceil(quota)), "CPU quota of its cgroup"))
     return min(limits, key=lambda limit: limit[0])
@@ -36,6 +37,16 @@ def usable_cores(root: str = "/") -> tuple[int, str]:
 
 def available_bytes(root: str = "/") -> int | None:
     """Memory that new processes could use, in bytes; None where the system does not say."""
+    return _available(root, _moment())
+
+
+def _moment() -> int:
+    """Changes each second: what is read from files holds for that long, for it takes 1 ms."""
+    return int(time.monotonic())
+
+
+@lru_cache(maxsize=4)
+def _available(root: str, _: int) -> int | None:
     found = [bytes_left for _, bytes_left in _memory_left(root)]
     text = _read(os.path.join(root, "proc/meminfo"))
     for line in text.splitlines():
@@ -74,7 +85,8 @@ def _with_ancestors(root: str) -> Iterator[str]:
         yield mount
 
 
-def _quota(root: str) -> float | None:
+@lru_cache(maxsize=4)
+def _quota(root: str, _: int) -> float | None:
     """The least CPU quota of all groups, in cores."""
     found = []
     for folder in _with_ancestors(root):

@@ -52,13 +52,14 @@ class Worker:
         self.inflight = 0  # chunks sent and not yet answered to the end
         self.place: object = None  # the place it was last told to follow
 
-    def send(self, message: _worker.Job | _worker.Work) -> bool:
-        """Send; False when the worker is gone, which whoever waits for it will be told."""
-        try:
-            self.line.send(frame(message.wire(), self.host.store))
-        except (BrokenPipeError, ConnectionResetError):
-            return False
-        return True
+    def post(self, message: _worker.Job | _worker.Work) -> None:
+        """Add a message to what `flush` sends."""
+        self.line.post(frame(message.wire(), self.host.store))
+
+    def flush(self) -> None:
+        """Send. That the worker is gone is no error here: who waits for it will be told."""
+        with suppress(BrokenPipeError, ConnectionResetError):
+            self.line.flush()
 
     def receive(self) -> _worker.Answer | _worker.Refusal | None:
         """The next message, None at the end of the pipe."""

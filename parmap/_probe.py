@@ -13,7 +13,6 @@ from typing import Any
 from parmap._call import Call
 from parmap._outcome import UNTRUSTED, emptying, raising, run_batch, stopped
 from parmap._progress import Progress
-from parmap._report import Report
 
 # Seconds of work that one batch may hold. It bounds what a consumer never sees when it stops
 # early, and how long the loop is asleep. Smaller costs more looks, a microsecond each.
@@ -87,24 +86,20 @@ SECONDS_PER_BYTE = 0.6e-9
 
 
 def run_here(
-    call: Call, probe: Probe, report: Report, progress: Progress, stay: Callable[[], bool]
+    call: Call, probe: Probe, progress: Progress, stay: Callable[[], bool]
 ) -> Iterator[Iterator[Any]]:
     """Run items in this process, in batches, until the input ends or `stay` says to stop."""
     inputs = call.inputs
     size = 1
-    while not inputs.finished and stay():
-        count, seconds = probe.items, probe.seconds
+    while not (inputs.exhausted and inputs.finished) and stay():
         if size == 1 or probe.closer:
             yield from _alone(call, probe)
         elif inputs.instant:
             yield from _eagerly(call, probe, size)
         else:
             yield _one_by_one(call, probe, size)
-        report.items += probe.items - count
-        report.items_here += probe.items - count
-        report.item_seconds += probe.seconds - seconds
         if progress.wanted:
-            progress.at(report.items)
+            progress.at(probe.items)
         size = int(min(16 * size, MOST_ITEMS, BATCH_SECONDS / (probe.each or 1e-9))) or 1
 
 
@@ -113,7 +108,7 @@ def _alone(call: Call, probe: Probe) -> Iterator[Iterator[Any]]:
     index = call.inputs.drawn
     items = call.inputs.take(1)
     if items:
-        began, cpu = perf_counter(), thread_time()
+        cpu, began = thread_time(), perf_counter()
         values, error = run_batch(call.mapper, call.fn, items)
         seconds = perf_counter() - began
         probe.add(1, seconds)
@@ -122,12 +117,11 @@ def _alone(call: Call, probe: Probe) -> Iterator[Iterator[Any]]:
             if values and not probe.weighed:
                 probe.weigh(items[0], values[0])
         probe.closer = False
-        item = items.pop()
-        if error is not None:
-            yield _failing(call, error, index, item)
-        else:
-            del item
+        if error is None:
+            items.clear()
             yield emptying(values)
+        else:
+            yield _failing(call, error, index, items.pop())
     if call.inputs.error is not None:
         yield _input_raised(call)
 
@@ -139,15 +133,15 @@ def _eagerly(call: Call, probe: Probe, size: int) -> Iterator[Iterator[Any]]:
     began = perf_counter()
     values, error = run_batch(call.mapper, call.fn, items)
     probe.add(len(values) + (error is not None), perf_counter() - began)
-    failed = index + len(values)
-    rest = items[len(values) :]
+    if error is not None:
+        failed, item = index + len(values), items[len(values)]
+        call.inputs.put_back(items[len(values) + 1 :])
     items.clear()
-    call.inputs.put_back(rest[1:])
     # A list of plain small values may as well be iterated as it is; others must not be kept alive.
     plain = bool(values) and type(values[-1]) in _PLAIN
     yield iter(values) if plain else emptying(values)
     if error is not None:
-        yield _failing(call, error, failed, rest[0])
+        yield _failing(call, error, failed, item)
     elif call.inputs.error is not None:
         yield _input_raised(call)
 

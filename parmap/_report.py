@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from parmap._plan import in_words
+from parmap._probe import Probe
 
 
 class Report:
@@ -19,6 +20,7 @@ class Report:
         waiting: share of that time in which no processor was used, 0 to 1.
         bytes_moved: pickled items and results that crossed to and from workers.
         seconds: from the first `next` until now or the end.
+        item_seconds: what all items took, added up, wherever they ran.
         worker_deaths: workers lost in this call.
     """
 
@@ -26,14 +28,36 @@ class Report:
     reason = "nothing was asked of the iterator yet"
     workers = 0
     start_method = ""
-    items = 0
-    items_here = 0
     chunks = 0
-    item_seconds = 0.0
-    waiting = 0.0
     bytes_moved = 0
     seconds = 0.0
     worker_deaths = 0
+
+    def __init__(self) -> None:
+        self._probe = Probe()
+        self._items_away = 0
+        self._seconds_away = 0.0
+
+    @property
+    def items(self) -> int:
+        return self._probe.items + self._items_away
+
+    @property
+    def items_here(self) -> int:
+        return self._probe.items
+
+    @property
+    def item_seconds(self) -> float:
+        return self._probe.seconds + self._seconds_away
+
+    @property
+    def waiting(self) -> float:
+        return self._probe.waiting
+
+    def add(self, items: int, seconds: float) -> None:
+        """Count items that came from workers."""
+        self._items_away += items
+        self._seconds_away += seconds
 
     @property
     def seconds_per_item(self) -> float:

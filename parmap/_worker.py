@@ -186,7 +186,8 @@ class Seat(NamedTuple):
         return message
 
     def send(self, message: Answer | Refusal) -> None:
-        self.line.send(frame(message.wire(), self.store))
+        self.line.post(frame(message.wire(), self.store))
+        self.line.flush()
 
 
 def _wait_for(line: Line, seconds: float) -> bool:

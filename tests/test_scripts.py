@@ -424,6 +424,8 @@ def test_a_killed_program_leaves_no_worker_and_no_file(place: Place, method: str
         process.kill()
         process.wait(LIMIT)
         assert eventually(lambda: not place.processes())
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
         assert eventually(lambda: not place.files(process.pid)), place.files(process.pid)
 
 
@@ -442,6 +444,8 @@ def test_workers_that_still_boot_when_their_caller_is_killed_end_too(place: Plac
     with place.start(script, method=method) as process:
         assert process.wait(LIMIT) == -signal.SIGKILL
         assert eventually(lambda: not place.processes())
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -460,6 +464,8 @@ def test_a_program_killed_with_results_on_their_way_leaves_no_file(place: Place,
         process.kill()
         process.wait(LIMIT)
         assert eventually(lambda: not place.processes())
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
         assert eventually(lambda: not place.files(process.pid)), place.files(process.pid)
 
 
