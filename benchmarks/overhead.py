@@ -137,7 +137,7 @@ def main():
     parser.add_argument("--chunks", type=int, default=4000, help="chunks a turn (default 4000)")
     arguments = parser.parse_args()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = 2  # as many as there are cores nearly everywhere; more would measure the scheduler
+    workers = 2  # as many as nearly every machine has cores
     print(f"{platform.platform()}, {platform.machine()}, {cores} usable cores")
     print(
         f"{platform.python_implementation()} {platform.python_version()}, parmap {parmap.__version__}"

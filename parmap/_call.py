@@ -88,14 +88,14 @@ def settings(name: str, options: Options) -> Settings:
 
 
 def _environment() -> dict[str, Any]:
-    """PARMAP_PARALLEL, PARMAP_MAX_WORKERS and PARMAP_PROGRESS, where the call does not say."""
+    """The PARMAP_ variables, which hold where the call does not say."""
     if _VARIABLE_KEYS.isdisjoint(_raw_environment):
         return {}
-    found: dict[str, Any] = {}
-    for name, read in _VARIABLES:
-        if text := os.environ.get(name):
-            found[name.removeprefix("PARMAP_").lower()] = read(name, text)
-    return found
+    return {
+        setting: read(name, text)
+        for name, setting, read in _VARIABLES
+        if (text := os.environ.get(name))
+    }
 
 
 # The dict behind os.environ: three look-ups through os.environ cost 3 us, a third of what a small
@@ -118,14 +118,24 @@ def _count(name: str, text: str) -> int:
     return int(text)
 
 
-_VARIABLES: tuple[tuple[str, Callable[[str, str], Any]], ...] = (
-    ("PARMAP_PARALLEL", _truth),
-    ("PARMAP_MAX_WORKERS", _count),
-    ("PARMAP_PROGRESS", _truth),
+def _method(name: str, text: str) -> str:
+    import multiprocessing
+
+    known = multiprocessing.get_all_start_methods()
+    if text not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, not {text!r}")
+    return text
+
+
+_VARIABLES: tuple[tuple[str, str, Callable[[str, str], Any]], ...] = (
+    ("PARMAP_PARALLEL", "parallel", _truth),
+    ("PARMAP_MAX_WORKERS", "max_workers", _count),
+    ("PARMAP_PROGRESS", "progress", _truth),
+    ("PARMAP_START_METHOD", "mp_context", _method),
 )
 
 _VARIABLE_KEYS = frozenset(
-    key for name, _ in _VARIABLES for key in (name, os.fsencode(name))
+    key for name, *_ in _VARIABLES for key in (name, os.fsencode(name))
 )
 
 
@@ -138,7 +148,7 @@ def _check(s: Settings) -> None:
     _check_number("retries", s.retries, 0, int)
     _check_number("task_timeout", s.task_timeout, 0, int, float, type(None))
     if s.task_timeout == 0:
-        raise ValueError("task_timeout must be more than 0 seconds, not 0")
+        raise ValueError(f"task_timeout must be more than 0 seconds, not {s.task_timeout!r}")
     _check_type("progress", s.progress, bool, str, dict, type(None))
     _check_type("initargs", s.initargs, tuple)
     if s.initializer is not None and not callable(s.initializer):
@@ -147,10 +157,14 @@ def _check(s: Settings) -> None:
         raise ValueError(f"initargs={s.initargs!r} needs an initializer")
     if s.mp_context is not None:
         start_method(s.mp_context)
-    if s.executor is not None and (s.mp_context is not None or s.initializer is not None):
+    if s.executor is not None and s.mp_context is not None:
+        raise ValueError(f"executor= brings its own workers; mp_context={s.mp_context!r} cannot hold")
+    if s.executor is not None and s.initializer is not None:
         raise ValueError(
-            "executor= brings its own workers: mp_context and initializer belong to it"
+            f"executor= brings its own workers; initializer={s.initializer!r} belongs to it"
         )
+    if s.executor is not None:
+        raise TypeError(f"executor= is not supported yet, so it cannot be {s.executor!r}")
 
 
 def _check_type(name: str, value: object, *types: type) -> None:

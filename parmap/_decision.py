@@ -166,8 +166,11 @@ class Decision:
         try:
             facts = _state.facts(self._call.fn)
             self._engine = LocalEngine(self._call, self._plan.workers, facts, self._cores)
-        except Exception as error:
-            self._cannot(f"no workers could be had: {type(error).__name__}: {error}", error)
+        except TypeError as error:  # the function does not pickle
+            self._cannot(str(error), error, quietly=True)
+            return
+        except (OSError, ImportError, RuntimeError) as error:
+            self._cannot(f"no workers could be started: {type(error).__name__}: {error}", error)
             return
         self._report.mode = "parallel"
         self._report.workers = self._engine.workers
@@ -180,11 +183,14 @@ class Decision:
         if self._flow.unavailable is not None:
             self._cannot(self._flow.unavailable.reason, self._flow.unavailable.error)
 
-    def _cannot(self, reason: str, error: BaseException) -> None:
-        """Workers were wanted and cannot be had: an error for who insists, else serial, said once."""
+    def _cannot(self, reason: str, error: BaseException, quietly: bool = False) -> None:
+        """Workers were wanted and cannot be had: an error for who insists, else serial, with a
+        warning unless the function itself is the reason."""
         if self._call.settings.parallel:
             raise error
         self._decide(Plan(False, 0, 1, reason))
+        if quietly:
+            return
         warnings.warn(f"parmap runs this call serially: {reason}", RuntimeWarning, stacklevel=4)
 
     # ------------------------------------------------------------------ the end

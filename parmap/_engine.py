@@ -3,7 +3,6 @@
 `_flow` knows an engine by these methods, and does not care which it is:
 
     hungry(low)      a worker with fewer than `low` chunks, or None
-    load(worker)     how many it has
     send(chunk, to)  send it one more; `flush(to)` after the last
     wait(seconds)    what happened meanwhile: a list of Part, Lost, Refused, Unavailable
     running_items()  items done of chunks not yet answered, for the bar
@@ -21,8 +20,8 @@ from typing import Any
 
 from parmap import _pool, _state, _worker
 from parmap._call import Call, start_method
-from parmap._outcome import Failure
-from parmap._transport import Parcel, dumps_by_value, pack
+from parmap._outcome import UNTRUSTED, Failure, short_repr
+from parmap._transport import Parcel, Store, dumps_by_value, pack
 
 # Workers that may die at their start, one after the other, before the call gives up. Fewer would
 # give up when memory is short for a moment; more would only repeat the same traceback.
@@ -128,8 +127,11 @@ class LocalEngine:
         if self._forked:
             task = self._job_number
             _worker.inherited[task] = (call.mapper, call.fn)
+            # Classes that have no importable name keep their identity if cloudpickle has met them
+            # before the fork.
+            dumps_by_value(list(_state.classes(call.fn)))
         else:
-            task = pack((call.mapper, call.fn), self._crew.store, by_value=True, shared=True)
+            task = _packed_task(call, self._crew.store)
         return _worker.Job(
             number=self._job_number,
             task=task,
@@ -160,9 +162,6 @@ class LocalEngine:
             if len(queue) < low:
                 low, least = len(queue), worker
         return least
-
-    def load(self, worker: _pool.Worker) -> int:
-        return len(self._queues[worker])
 
     def send(self, chunk: Chunk, worker: _pool.Worker) -> None:
         """Send a chunk. Raises what pickling the items raises."""
@@ -400,10 +399,15 @@ def _why_refused(
     return f"the initializer failed: {refusal.failure.summary}", error
 
 
-def portable(call: Call) -> str:
-    """Why `fn` cannot be sent to a worker, or ""."""
+def _packed_task(call: Call, store: Store) -> Parcel:
+    """The function, once for all workers. Raises TypeError where it does not pickle."""
     try:
-        dumps_by_value(call.fn, [])
-    except Exception as error:  # the pickling methods of whatever fn refers to
-        return f"the function cannot be sent to a worker: {type(error).__name__}: {error}"
-    return ""
+        return pack((call.mapper, call.fn), store, by_value=True, shared=True)
+    except UNTRUSTED as error:
+        if isinstance(error, OSError):
+            raise
+        raise TypeError(
+            f"the mapped function {short_repr(call.fn)} cannot be sent to a worker: "
+            f"{type(error).__name__}: {error}. Leave out what does not pickle, create it in the "
+            "function or in an initializer, or pass mp_context='fork'."
+        ) from error

@@ -24,10 +24,11 @@ from parmap._transport import Parcel, unpack
 # more results in memory while it runs.
 MOST_AHEAD = 50_000
 
-# Where the input does not say how long it is, it may be endless: then so many items a worker at
-# first, and as many more for each that was handed out. It doubles while workers wait for one slow
-# item, at most each TICK.
-FIRST_AHEAD = 8
+# Of that, what a worker may have before any result was handed out; two more come with each that
+# was, and it doubles while workers wait for one slow item, at most each TICK. Where the input does
+# not say how long it is it may be endless, and five results should cost a few dozen inputs.
+FIRST_AHEAD = 1024
+FIRST_AHEAD_UNKNOWN = 8
 MOST_BYTES_AHEAD = 128 * 2**20
 
 # Seconds of work in a chunk below which a second one is sent ahead, to hide the pipe's latency
@@ -111,15 +112,14 @@ class Flow:
         size = self._chunksize(left)
         low, depth = self._depths(left, size)
         while (worker := engine.hungry(low)) is not None:
-            more = True
-            while more and engine.load(worker) < depth:
+            for _ in range(depth - low + 1):
                 chunk = self._again.popleft() if self._again else self._cut(size, left)
-                more = chunk is not None and not self._call.inputs.slow
                 if chunk is not None:
                     self._send(chunk, worker)
+                if chunk is None or self._call.inputs.slow:
+                    engine.flush(worker)
+                    return
             engine.flush(worker)
-            if not more:
-                return
 
     def _depths(self, left: int | None, size: int) -> tuple[int, int]:
         """(fewest, most) chunks at one worker: below the first it gets more, up to the second."""
@@ -148,9 +148,8 @@ class Flow:
         return limit - self._ahead
 
     def _most_ahead(self, left: int | None) -> int:
-        if left is not None:
-            return MOST_AHEAD
-        first = FIRST_AHEAD * self._engine.workers * 2**self._patience
+        each = FIRST_AHEAD_UNKNOWN if left is None else FIRST_AHEAD
+        first = each * self._engine.workers * 2**self._patience
         return min(MOST_AHEAD, first + 2 * self._handed_out)
 
     def _cut(self, size: int, left: int | None) -> Chunk | None:
@@ -295,9 +294,9 @@ class Flow:
             except UNTRUSTED as error:
                 return self._unreadable(chunk, index, count, error)
         error = rebuild(outcome) if isinstance(outcome, Failure) else outcome
-        item = chunk.items[index - chunk.start] if chunk.items else None
-        if chunk.items:
-            note(error, index, item)
+        if not chunk.items:  # what the input raised
+            return raising(error)
+        note(error, index, chunk.items[index - chunk.start])
         return self._raising(error)
 
     def _unreadable(

@@ -288,7 +288,7 @@ def store() -> Store:
 
 def crew(method: str | None, initializer: bytes | None) -> Crew:
     """The crew for a start method (None: the default) and a pickled initializer."""
-    key = (method or os.environ.get("PARMAP_START_METHOD") or default_method(), initializer)
+    key = (method or default_method(), initializer)
     with _lock:
         if key not in _crews:
             _crews[key] = Crew(*key, store())

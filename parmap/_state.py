@@ -107,6 +107,32 @@ def facts(fn: Callable[..., Any]) -> Facts:
     """
     found: Facts = {}
     assigned: set[str] = set()
+    for function, module, reads in _reached(fn):
+        found[f"{module}.{function.__qualname__}()"] = reads.checksum
+        assigned.update(reads.assigned)
+        for name, value in _bindings(function.__globals__, module, reads):
+            if isinstance(value, _SCALARS) or _scalar_tuple(value):
+                found[name] = repr(value)
+            else:
+                found.setdefault(name, type(value).__qualname__)
+    return {name: v for name, v in found.items() if name.rpartition(".")[2] not in assigned}
+
+
+def classes(fn: Callable[..., Any]) -> Iterator[type]:
+    """The classes `fn` reaches that are not of the standard library or site-packages."""
+    for function, module, reads in _reached(fn):
+        cells = [_cell(cell) for cell in function.__closure__ or ()]
+        for value in [*cells, *(v for _, v in _bindings(function.__globals__, module, reads))]:
+            if isinstance(value, type) and not _foreign(_file_of(value)):
+                yield value
+
+
+def _file_of(cls: type) -> str:
+    return getattr(sys.modules.get(cls.__module__), "__file__", None) or _STDLIB
+
+
+def _reached(fn: Callable[..., Any]) -> Iterator[tuple[types.FunctionType, str, _Reads]]:
+    """The functions that calling `fn` may run, as far as references show: (it, module, reads)."""
     todo = list(_functions_in(fn))
     seen: set[int] = set()
     while todo and len(seen) < REACH_LIMIT:
@@ -115,19 +141,13 @@ def facts(fn: Callable[..., Any]) -> Facts:
         if id(code) in seen or _foreign(code.co_filename):
             continue
         seen.add(id(code))
-        module = function.__module__ or ""
-        reads = _read(code)
-        found[f"{module}.{function.__qualname__}()"] = reads.checksum
-        assigned.update(reads.assigned)
-        for name, value in _bindings(function.__globals__, module, reads):
-            if isinstance(value, _SCALARS) or _scalar_tuple(value):
-                found[name] = repr(value)
-            elif name not in found:
-                found[name] = type(value).__qualname__
+        module, reads = function.__module__ or "", _read(code)
+        yield function, module, reads
+        for _, value in _bindings(function.__globals__, module, reads):
+            if not isinstance(value, _SCALARS):
                 todo.extend(_functions_in(value))
         for cell in function.__closure__ or ():
             todo.extend(_functions_in(_cell(cell)))
-    return {name: v for name, v in found.items() if name.rpartition(".")[2] not in assigned}
 
 
 def _bindings(
@@ -161,8 +181,7 @@ def _functions_in(value: Any) -> Iterator[types.FunctionType]:
         else:
             break
     if isinstance(value, type):
-        if not _foreign(getattr(sys.modules.get(value.__module__), "__file__", None) or ""):
-            yield from (f for f in vars(value).values() if isinstance(f, types.FunctionType))
+        yield from (f for f in vars(value).values() if isinstance(f, types.FunctionType))
     elif not isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.ModuleType):
         call = getattr(type(value), "__call__", None)
         if isinstance(call, types.FunctionType):

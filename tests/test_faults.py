@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import math
 import os
 import signal
 import subprocess
@@ -287,39 +288,27 @@ def test_a_worker_killed_while_it_sends_a_large_result_does_not_hang_the_call() 
         assert not [name for name in names if name.startswith(f"{killed[0]}-")]
 
 
-def test_a_worker_killed_from_outside_in_the_middle_of_an_item_names_it() -> None:
-    """The caller's own thread, or the kernel when memory runs out, ends it; the item is known."""
-    seen: list[WorkerDied] = []
-    options = {**TWO, "max_workers": 1}
+def test_a_worker_killed_from_outside_in_the_middle_of_an_item_names_it(tmp_path: Path) -> None:
+    """Somebody, or the kernel when memory runs out, ends it; the item is known all the same."""
+    told = tmp_path / "pid"
 
-    def run() -> None:
-        seen.extend(outcomes(pmap(lambda x: time.sleep(3600 if x else 0), range(2), **options)))
+    def waits_at_one(x: int) -> int:
+        if x == 1:
+            (tmp_path / "new").write_text(str(os.getpid()))
+            (tmp_path / "new").rename(told)
+            signal.pause()
+        return x * 10
 
-    before = threading.Thread(target=run)
-    before.start()
+    def hunt() -> None:
+        assert eventually(told.exists)
+        os.kill(int(told.read_text()), signal.SIGKILL)
 
-    def at_item_one() -> list[int]:
-        return [
-            worker.process.pid
-            for crew in list(_pool._crews.values())
-            for host in list(crew._hosts)
-            for worker in list(host.workers)
-            if worker.inflight and sleeping_in_fn(worker)
-        ]
-
-    assert eventually(at_item_one)
-    for pid in at_item_one():
-        os.kill(pid, signal.SIGKILL)
-    before.join(LIMIT)
-    assert not before.is_alive()
-    assert [getattr(error, "index", None) for error in seen] == [None, 1]
-
-
-def sleeping_in_fn(worker: Any) -> bool:
-    """Whether the board says that the item at offset 1, or a chunk that begins with it, runs."""
-    from parmap import _worker
-
-    return bool(worker.board[_worker.STARTED]) and worker.process.pid and worker.alive()
+    hunter = threading.Thread(target=hunt)
+    hunter.start()
+    found = outcomes(pmap(waits_at_one, range(4), **TWO))
+    hunter.join()
+    assert_only_lost(found, 1, -signal.SIGKILL, count=4)
+    assert_next_call_works()
 
 
 def test_a_stopped_worker_is_overdue_like_a_slow_one() -> None:
@@ -375,7 +364,9 @@ def test_a_function_may_start_a_program() -> None:
     """subprocess works in a worker, and reports the program's own exit code."""
 
     def shell(x: int) -> tuple[int, str]:
-        done = subprocess.run([sys.executable, "-c", f"print({x}); exit({x})"], capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", f"print({x}); exit({x})"], capture_output=True, text=True
+        )
         return done.returncode, done.stdout
 
     assert list(pmap(shell, range(3), **TWO)) == [(0, "0\n"), (1, "1\n"), (2, "2\n")]
@@ -428,7 +419,9 @@ def test_a_call_inside_a_worker_is_serial(parallel: bool | None) -> None:
         inner = pmap(lambda y: y * x, range(3), parallel=parallel)
         return list(inner), inner.report.mode
 
-    assert list(pmap(nested, range(3), **TWO)) == [([y * x for y in range(3)], "serial") for x in range(3)]
+    assert list(pmap(nested, range(3), **TWO)) == [
+        ([y * x for y in range(3)], "serial") for x in range(3)
+    ]
 
 
 def test_a_call_may_take_another_call_as_its_input() -> None:
@@ -524,24 +517,28 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Written
 
 
 LEVEL = """
-import time
+import math, time
 LEVEL = 1
 def helper(): return LEVEL
+rounded = math.floor
 def level(_):
     time.sleep(0.01)
-    return helper()
+    return helper() + rounded(0.5)
 """
 
 # What a test does to the module above, and what `level` returns after it under map.
 CHANGES = {
     "a scalar": (lambda module: setattr(module, "LEVEL", 5), 5, "LEVEL"),
     "a function": (lambda module: setattr(module, "helper", lambda: 6), 6, "helper"),
-    "a builtin": (lambda module: setattr(module, "helper", int), 0, "helper"),
+    "a type for a function": (lambda module: setattr(module, "helper", int), 0, "helper"),
+    "a builtin": (lambda module: setattr(module, "rounded", math.ceil), 2, "rounded"),
 }
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_state_set_at_run_time_is_never_answered_from_a_stale_worker(written: Written, change: str) -> None:
+def test_state_set_at_run_time_is_never_answered_from_a_stale_worker(
+    written: Written, change: str
+) -> None:
     """Left to decide, the call runs here, says so once, names what differs, and is right."""
     act, expected, name = CHANGES[change]
     module = written.load(LEVEL)
@@ -555,7 +552,9 @@ def test_state_set_at_run_time_is_never_answered_from_a_stale_worker(written: Wr
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_state_set_at_run_time_is_an_error_for_who_insists_on_workers(written: Written, change: str) -> None:
+def test_state_set_at_run_time_is_an_error_for_who_insists_on_workers(
+    written: Written, change: str
+) -> None:
     """parallel=True cannot be right, and says what to do."""
     act, _, name = CHANGES[change]
     module = written.load(LEVEL)
@@ -587,7 +586,9 @@ def test_state_that_is_set_back_is_no_longer_in_the_way(written: Written) -> Non
     assert list(pmap(module.level, range(2), **TWO)) == [1, 1]
 
 
-def test_an_attribute_of_a_module_that_fn_reads_is_state_too(written: Written, tmp_path: Path) -> None:
+def test_an_attribute_of_a_module_that_fn_reads_is_state_too(
+    written: Written, tmp_path: Path
+) -> None:
     """`config.LEVEL = 5` and then a map whose function reads config.LEVEL."""
     config = Written(tmp_path)
     loaded = config.load("LEVEL = 1")
@@ -596,7 +597,7 @@ def test_an_attribute_of_a_module_that_fn_reads_is_state_too(written: Written, t
     loaded.LEVEL = 5
     with pytest.raises(RuntimeError, match="LEVEL"):
         list(pmap(module.level, range(2), **TWO))
-    with pytest.raises(RuntimeError, match="LEVEL"):
+    with pytest.raises(RuntimeError, match="LEVEL"):  # the module is in a cell of the closure
         list(pmap(lambda _: loaded.LEVEL, range(2), **TWO))
     del sys.modules[config.name]
 
@@ -627,7 +628,9 @@ def decorated(_): return level.__wrapped__() if hasattr(level, "__wrapped__") el
         list(pmap(getattr(module, wrap), range(2), **TWO))
 
 
-def test_a_module_that_was_edited_and_reloaded_is_answered_from_the_new_code(written: Written) -> None:
+def test_a_module_that_was_edited_and_reloaded_is_answered_from_the_new_code(
+    written: Written,
+) -> None:
     """A warm worker knows the old code; a new one imports the new: no error, the right answer."""
     module = written.load("def f(x): return x + 1")
     assert list(pmap(module.f, range(3), **TWO)) == [1, 2, 3]
@@ -639,7 +642,9 @@ def test_a_module_that_was_edited_and_reloaded_is_answered_from_the_new_code(wri
     assert list(pmap(module.f, range(3), **TWO)) == [0, 7, 14]
 
 
-def test_a_module_that_was_edited_and_not_reloaded_is_not_run_in_its_new_form(written: Written) -> None:
+def test_a_module_that_was_edited_and_not_reloaded_is_not_run_in_its_new_form(
+    written: Written,
+) -> None:
     """The caller has the old code in memory, and map would run that; a new worker would not."""
     module = written.load("def f(x): return x + 1")
     shutdown()
@@ -678,7 +683,9 @@ def test_memo_tables_counters_caches_and_loggers_raise_no_alarm(written: Written
         assert list(pmap(module.remember, range(5), **TWO)) == [0, 1, 4, 9, 16]
 
 
-def test_a_counter_that_another_function_of_the_module_advances_raises_no_alarm(written: Written) -> None:
+def test_a_counter_that_another_function_of_the_module_advances_raises_no_alarm(
+    written: Written,
+) -> None:
     """What fn reads and helpers that it reaches assign is a counter, not a setting."""
     module = written.load(
         """
@@ -708,7 +715,9 @@ def test_globals_of_main_travel_with_the_function_at_every_call() -> None:
         table["a"] = 3
         print(list(pmap(f, range(2), **two)))
     """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=LIMIT
+    )
     assert (done.stdout, done.stderr) == ("[(1, 1), (1, 1)]\n[(2, 3), (2, 3)]\n", "")
 
 
@@ -724,7 +733,9 @@ def test_closures_travel_with_the_function_at_every_call() -> None:
 # ------------------------------------------------------------------ the place, which follows
 
 
-def test_the_working_directory_follows_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_working_directory_follows_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Warm workers go where the caller has gone since, and back."""
     start = os.getcwd()
     for folder in (start, str(tmp_path), start):
@@ -764,7 +775,9 @@ def test_warnings_filters_follow_the_caller() -> None:
     assert [type(e) for e in outcomes(pmap(warn, range(2), **TWO))] == [UserWarning] * 2
 
 
-def test_a_deleted_working_directory_is_no_obstacle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deleted_working_directory_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Warm workers stay where they are when the caller's folder is gone."""
     gone = tmp_path / "gone"
     gone.mkdir()

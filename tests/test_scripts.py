@@ -144,7 +144,10 @@ class Place:
 
     def files(self, pid: int) -> list[str]:
         """What the process `pid` left in /dev/shm and in its temp directory."""
-        return [*glob.glob(f"/dev/shm/*-{pid}-*"), *glob.glob(f"{self.temp}/**", recursive=True)[1:]]
+        return [
+            *glob.glob(f"/dev/shm/*-{pid}-*"),
+            *glob.glob(f"{self.temp}/**", recursive=True)[1:],
+        ]
 
     def clear(self) -> None:
         """End what is left, so that a test that failed does not disturb the next."""
@@ -197,7 +200,12 @@ def test_an_unguarded_program_prints_what_it_should_and_nothing_else(
 ) -> None:
     """Lambda, dataclass, enum, partial, bound method: the same lines from wherever it is run."""
     place.file(PROGRAM, "program.py")
-    arguments = {"file": ["program.py"], "stdin": ["-"], "-c": ["-c", PROGRAM], "-m": ["-m", "program"]}
+    arguments = {
+        "file": ["program.py"],
+        "stdin": ["-"],
+        "-c": ["-c", PROGRAM],
+        "-m": ["-m", "program"],
+    }
     stdin = PROGRAM if way == "stdin" else ""
     code, out, err = place.run(*arguments[way], stdin=stdin, method=method)
     assert (code, out, err) == (0, EXPECTED.format(method=method), "")
@@ -205,7 +213,9 @@ def test_an_unguarded_program_prints_what_it_should_and_nothing_else(
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_same_program_typed_into_the_interpreter_prints_the_same(place: Place, method: str) -> None:
+def test_the_same_program_typed_into_the_interpreter_prints_the_same(
+    place: Place, method: str
+) -> None:
     """A REPL, which has no file for `__main__` at all; on stderr there are its prompts and no more."""
     code, out, err = place.run("-i", "-q", stdin=PROGRAM, method=method)
     assert (code, out) == (0, EXPECTED.format(method=method))
@@ -251,8 +261,14 @@ def test_the_same_program_in_a_notebook_prints_the_same(place: Place, method: st
         pytest.param("next(pmap(f, count(), **two))", id="dropped half-used"),
         pytest.param("it = pmap(f, count(), **two)\nnext(it)", id="half-used in a global"),
         pytest.param("it = pmap(f, [0, 60, 60, 60], **two)\nnext(it)", id="while items run"),
-        pytest.param("it = pmap(f, count(), **two)\nnext(it)\ncycle = [it]; cycle.append(cycle); del it", id="in a cycle"),
-        pytest.param("it = pmap(f, count(), **two)\nnext(it)\nkeep = iter(lambda: next(it), None)", id="held by an iterator"),
+        pytest.param(
+            "it = pmap(f, count(), **two)\nnext(it)\ncycle = [it]; cycle.append(cycle); del it",
+            id="in a cycle",
+        ),
+        pytest.param(
+            "it = pmap(f, count(), **two)\nnext(it)\nkeep = iter(lambda: next(it), None)",
+            id="held by an iterator",
+        ),
         pytest.param("it = pmap(f, count(), **two)\nnext(it)\nsys.exit(0)", id="sys.exit"),
     ],
 )
@@ -267,7 +283,9 @@ def test_a_program_ends_whatever_it_leaves_half_used(place: Place, body: str, me
         two = dict(parallel=True, max_workers=2)
         f = lambda x: time.sleep(x if x == 60 else 0)
         """
-    script = place.file(textwrap.dedent(head) + body + "\nprint('end')\n" * ("sys.exit" not in body))
+    script = place.file(
+        textwrap.dedent(head) + body + "\nprint('end')\n" * ("sys.exit" not in body)
+    )
     code, out, err = place.run(script, method=method)
     assert (code, out, err) == (0, "" if "sys.exit" in body else "end\n", "")
     assert eventually(lambda: not place.processes())
@@ -276,7 +294,9 @@ def test_a_program_ends_whatever_it_leaves_half_used(place: Place, body: str, me
 @pytest.mark.parametrize("kept", ["", "it = "])
 def test_a_program_ends_with_an_iterator_that_was_never_asked(place: Place, kept: str) -> None:
     """An unconsumed pmap starts nothing and hangs nothing; the only word is its RuntimeWarning."""
-    script = place.file(f"from parmap import pmap\n{kept}pmap(print, [1], parallel=True)\nprint('end')\n")
+    script = place.file(
+        f"from parmap import pmap\n{kept}pmap(print, [1], parallel=True)\nprint('end')\n"
+    )
     code, out, err = place.run(script)
     assert (code, out) == (0, "end\n")
     assert err.count("RuntimeWarning: pmap was never consumed") == 1
@@ -430,7 +450,9 @@ def test_a_killed_program_leaves_no_worker_and_no_file(place: Place, method: str
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_workers_that_still_boot_when_their_caller_is_killed_end_too(place: Place, method: str) -> None:
+def test_workers_that_still_boot_when_their_caller_is_killed_end_too(
+    place: Place, method: str
+) -> None:
     """The first item kills the caller, while the other workers may not even watch it yet."""
     body = """\
     def last_words(x):
@@ -449,7 +471,9 @@ def test_workers_that_still_boot_when_their_caller_is_killed_end_too(place: Plac
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_program_killed_with_results_on_their_way_leaves_no_file(place: Place, method: str) -> None:
+def test_a_program_killed_with_results_on_their_way_leaves_no_file(
+    place: Place, method: str
+) -> None:
     """Large results that nobody took lie in files; they go with the caller, however it ends."""
     body = """\
     results = pmap(lambda x: bytearray(200_000), range(1000), chunksize=1, buffersize=50, **two)
@@ -506,7 +530,9 @@ def test_a_program_that_set_a_start_method_gets_workers_of_that_kind(place: Plac
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_program_in_a_folder_that_was_deleted_still_gets_its_results(place: Place, method: str) -> None:
+def test_a_program_in_a_folder_that_was_deleted_still_gets_its_results(
+    place: Place, method: str
+) -> None:
     """The working directory is gone before the first worker starts, and again between two calls."""
     script = place.file(
         """\
@@ -527,7 +553,9 @@ def test_a_program_in_a_folder_that_was_deleted_still_gets_its_results(place: Pl
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_script_named_like_a_standard_module_does_not_break_workers(place: Place, method: str) -> None:
+def test_a_script_named_like_a_standard_module_does_not_break_workers(
+    place: Place, method: str
+) -> None:
     """Files beside the user's script that shadow what a worker imports are not parmap's to trip on."""
     place.file("raise SystemExit('imported the wrong statistics')\n", "statistics.py")
     script = place.file(

@@ -1,0 +1,12 @@
+"""The test-suite on each Python there is: `nox`, or `nox -s tests-3.13`."""
+
+import nox
+
+nox.options.default_venv_backend = "venv"
+
+
+@nox.session(python=["3.11", "3.12", "3.13", "3.14"])
+def tests(session: nox.Session) -> None:
+    session.install("-q", "-U", "pip")  # dependency groups came with pip 25.1
+    session.install("-q", "-e", ".", "--group", "test")
+    session.run("python", "-m", "pytest", "-q", *session.posargs)
