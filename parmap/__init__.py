@@ -18,35 +18,45 @@ One call, front to back, by the rooms it goes through:
       7 _flow       unpack, put in order, hand out
       8 _progress   one tick per finished item
 
-Imports run one way, down this list; `tests/test_house.py` keeps it so. Nothing heavy is imported
-before it is needed: a call that stays serial never loads multiprocessing, cloudpickle or tqdm.
+Imports run one way, down this list; `tests/test_house.py` keeps it so. A worker imports `_worker`
+and what lies below it, so this page imports nothing: the public names are loaded on first use.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
-from parmap._api import pmap, pstarmap
-from parmap._report import Report
-
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
+    from parmap._api import Results, pmap, pstarmap
     from parmap._pool import shutdown
+    from parmap._report import Report
     from parmap.errors import RemoteTraceback, WorkerDied
 
-__all__ = ["RemoteTraceback", "Report", "WorkerDied", "pmap", "pstarmap", "shutdown"]
+__all__ = ["RemoteTraceback", "Report", "Results", "WorkerDied", "pmap", "pstarmap", "shutdown"]
 __version__ = "0.1.0"
 
-_LATER = {
-    "RemoteTraceback": "parmap.errors",
-    "WorkerDied": "parmap.errors",
-    "shutdown": "parmap._pool",
+_ROOMS = {
+    "RemoteTraceback": "errors",
+    "Report": "_report",
+    "Results": "_api",
+    "WorkerDied": "errors",
+    "pmap": "_api",
+    "pstarmap": "_api",
+    "shutdown": "_pool",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Load the rest of the public names on first use (PEP 562)."""
-    if name not in _LATER:
+    """Load a public name when it is first asked for (PEP 562)."""
+    if name not in _ROOMS:
         raise AttributeError(f"module 'parmap' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_LATER[name]), name)
+    value = getattr(importlib.import_module(f"parmap.{_ROOMS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

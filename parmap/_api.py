@@ -44,8 +44,8 @@ class Results(itertools.chain[T], Generic[T]):
 
     def __del__(self) -> None:
         batches = getattr(self, "_batches", None)
-        if batches is None:
-            return
+        if batches is None or sys is None or sys.is_finalizing():
+            return  # what could be ended has been ended by then, and modules are half gone
         if batches.gi_frame is not None and not batches.gi_suspended and not batches.gi_running:
             warnings.warn(
                 f"{self._name} was never consumed: it is lazy, as map is, so nothing was run",

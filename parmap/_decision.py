@@ -45,8 +45,8 @@ class Decision:
         self._call = call
         self._report = report
         self._probe = report._probe
-        self._progress = Progress(call.settings.progress, call.inputs.left)
-        self._began = time.perf_counter()
+        self._progress = Progress(call.settings.progress, call.inputs.total)
+        report.start()
         report.mode, report.reason = "serial", "too little work for workers to matter"
 
     @property
@@ -197,7 +197,7 @@ class Decision:
 
     def close(self, error: BaseException | None) -> None:
         """The call is over, whichever way. After Ctrl-C nothing may go on in the background."""
-        self._report.seconds = time.perf_counter() - self._began
+        self._report.end()
         if self._flow is not None:
             self._flow.discard()
         if self._engine is not None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from parmap import _pool, _state, _worker
+from parmap import _messages, _pool, _state, _worker
 from parmap._call import Call, start_method
 from parmap._outcome import UNTRUSTED, Failure, short_repr
 from parmap._transport import Parcel, Store, dumps_by_value, pack
@@ -58,7 +58,7 @@ class Part:
     """Outcomes of some items of a chunk."""
 
     chunk: Chunk
-    answer: _worker.Answer
+    answer: _messages.Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class LocalEngine:
             self._let_go_of_task()
             raise
 
-    def _make_job(self, call: Call, facts: _state.Facts | None, threads: int) -> _worker.Job:
+    def _make_job(self, call: Call, facts: _state.Facts | None, threads: int) -> _messages.Job:
         task: Parcel | int
         if self._forked:
             task = self._job_number
@@ -132,7 +132,7 @@ class LocalEngine:
             dumps_by_value(list(_state.classes(call.fn)))
         else:
             task = _packed_task(call, self._crew.store)
-        return _worker.Job(
+        return _messages.Job(
             number=self._job_number,
             task=task,
             retries=call.settings.retries,
@@ -172,7 +172,7 @@ class LocalEngine:
         self._queues[worker].append(chunk)
         worker.inflight += 1
         self.bytes_moved += parcel.nbytes
-        worker.post(_worker.Work(self._job_number, chunk.number, parcel, chunk.single))
+        worker.post(_messages.Work(self._job_number, chunk.number, parcel, chunk.single))
 
     def flush(self, worker: _pool.Worker) -> None:
         worker.flush()
@@ -200,14 +200,14 @@ class LocalEngine:
         total = 0
         for worker, queue in self._queues.items():
             words = worker.board
-            if queue and words[_worker.CHUNK] == queue[0].number:
-                total += max(0, words[_worker.OFFSET] - queue[0].got)
+            if queue and words[_messages.CHUNK] == queue[0].number:
+                total += max(0, words[_messages.OFFSET] - queue[0].got)
         return total
 
     def close(self, now: bool = False) -> None:
         """The call is over. Items that have not begun do not begin."""
         for worker, queue in list(self._queues.items()):
-            worker.board[_worker.CANCELLED] = self._job_number
+            worker.board[_messages.CANCELLED] = self._job_number
             if now and queue:
                 self._crew.lose(worker, kill=True)
                 del self._queues[worker]
@@ -230,16 +230,16 @@ class LocalEngine:
         """Take its messages; or its death, once all it said before has been read."""
         while worker in self._queues:
             message = worker.receive() if readable else None
-            if isinstance(message, _worker.Answer):
+            if isinstance(message, _messages.Answer):
                 self._take_answer(worker, message)
-            elif isinstance(message, _worker.Refusal):
+            elif isinstance(message, _messages.Refusal):
                 self._take_refusal(worker, message)
             else:
                 self._bury(worker, None)
             if not worker.line.holds_more():
                 return
 
-    def _take_answer(self, worker: _pool.Worker, answer: _worker.Answer) -> None:
+    def _take_answer(self, worker: _pool.Worker, answer: _messages.Answer) -> None:
         if answer.job != self._job_number:
             worker.inflight -= answer.last
             _pool.discard(answer)
@@ -252,7 +252,7 @@ class LocalEngine:
             worker.inflight -= 1
         self._events.append(Part(chunk, answer))
 
-    def _take_refusal(self, worker: _pool.Worker, refusal: _worker.Refusal) -> None:
+    def _take_refusal(self, worker: _pool.Worker, refusal: _messages.Refusal) -> None:
         worker.inflight -= 1
         if refusal.job != self._job_number:
             return
@@ -273,7 +273,7 @@ class LocalEngine:
         self._events.append(Lost(chunks, False, 0, 0, _nobody_at_fault))
         self._hire_instead()
 
-    def _give_up(self, worker: _pool.Worker, chunk: Chunk, refusal: _worker.Refusal) -> None:
+    def _give_up(self, worker: _pool.Worker, chunk: Chunk, refusal: _messages.Refusal) -> None:
         chunks = [chunk]
         for each in list(self._queues):
             chunks.extend(self._queues[each])
@@ -287,11 +287,11 @@ class LocalEngine:
         """A worker is dead: tell what was at it, and hire another if there is work left."""
         chunks = list(self._queues[worker])
         words = worker.board
-        booted = bool(words[_worker.READY])
+        booted = bool(words[_messages.READY])
         running = bool(
-            chunks and words[_worker.CHUNK] == chunks[0].number and words[_worker.STARTED]
+            chunks and words[_messages.CHUNK] == chunks[0].number and words[_messages.STARTED]
         )
-        offset, length = words[_worker.OFFSET], words[_worker.LENGTH]
+        offset, length = words[_messages.OFFSET], words[_messages.LENGTH]
         code = self._remove(worker, kill=False)
         if not booted:
             self._boot_deaths += 1
@@ -332,7 +332,7 @@ class LocalEngine:
         now = time.monotonic_ns()
         limits = [0.05] if seconds is None else [0.05, seconds]  # an item may begin meanwhile
         for worker in self._queues:
-            began = worker.board[_worker.STARTED]
+            began = worker.board[_messages.STARTED]
             if began:
                 limits.append(max(0.0, self._timeout - (now - began) * 1e-9))
         return min(limits)
@@ -340,12 +340,12 @@ class LocalEngine:
     def _end_overdue(self, limit: float) -> None:
         now = time.monotonic_ns()
         for worker in list(self._queues):
-            began = worker.board[_worker.STARTED]
+            began = worker.board[_messages.STARTED]
             if began and self._queues[worker] and now - began > limit * 1e9:
                 worker.kill()
                 while worker.has_message():  # finished items of the same chunk
                     message = worker.receive()
-                    if not isinstance(message, _worker.Answer):
+                    if not isinstance(message, _messages.Answer):
                         break
                     self._take_answer(worker, message)
                 self._bury(worker, _overdue(limit))
@@ -378,7 +378,7 @@ def _nobody_at_fault(index: int) -> BaseException:
 
 
 def _why_refused(
-    refusal: _worker.Refusal, facts: _state.Facts
+    refusal: _messages.Refusal, facts: _state.Facts
 ) -> tuple[str, BaseException]:
     """The reason in words, and the error for a caller who insists on workers."""
     from parmap._outcome import rebuild

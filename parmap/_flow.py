@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import starmap
 from typing import Any
 
-from parmap import _plan, _worker
+from parmap import _messages, _plan
 from parmap._call import Call
 from parmap._engine import Chunk, Event, LocalEngine, Lost, Part, Refused, Unavailable
 from parmap._outcome import UNTRUSTED, Failure, emptying, note, raising, rebuild
@@ -65,6 +65,7 @@ class Flow:
         self._ahead = 0  # items in the window
         self._handed = 0  # items the consumer is at
         self._handed_out = 0
+        self._input_failed = False
         self._patience = 0  # how often the window was widened for one slow item
         self._bytes_ahead = 0
         self.unavailable: Unavailable | None = None
@@ -156,7 +157,7 @@ class Flow:
         """Draw a chunk; None when the window is full, or the input gave nothing."""
         size = min(size, self._space(left))
         inputs = self._call.inputs
-        if size < 1 or inputs.finished:
+        if size < 1 or inputs.finished or self._input_failed:
             return None
         chunk, start = None, inputs.drawn
         items = inputs.take(size)
@@ -168,6 +169,7 @@ class Flow:
         if inputs.error is not None:
             error, inputs.error = inputs.error, None
             self._admit(_settled(inputs.drawn, error))
+            self._input_failed = True  # nothing more is drawn until the consumer asks again
         return chunk
 
     def _admit(self, chunk: Chunk) -> None:
@@ -204,7 +206,7 @@ class Flow:
                 for chunk in event.chunks:
                     chunk.done = False
 
-    def _take(self, chunk: Chunk, answer: _worker.Answer) -> None:
+    def _take(self, chunk: Chunk, answer: _messages.Answer) -> None:
         count = 0
         for size, outcome in answer.groups:
             chunk.parts.append((size, outcome))
@@ -214,7 +216,7 @@ class Flow:
                 self._report.bytes_moved += outcome.nbytes
         chunk.got += count
         chunk.done = chunk.got >= len(chunk.items)
-        self._report.add(count, answer.seconds)
+        self._report.add(count, _alone_seconds(answer))
         if count:
             each = answer.seconds / count
             self._each = each if not self._each else (self._each + each) / 2
@@ -295,6 +297,7 @@ class Flow:
                 return self._unreadable(chunk, index, count, error)
         error = rebuild(outcome) if isinstance(outcome, Failure) else outcome
         if not chunk.items:  # what the input raised
+            self._input_failed = False
             return raising(error)
         note(error, index, chunk.items[index - chunk.start])
         return self._raising(error)
@@ -345,6 +348,14 @@ class Flow:
             for _, outcome in chunk.parts:
                 if isinstance(outcome, Parcel):
                     outcome.discard()
+
+
+def _alone_seconds(answer: _messages.Answer) -> float:
+    """What the items would have taken one after the other: computing takes what it used of a
+    processor, however many workers shared it; waiting takes as long as it takes."""
+    if answer.cpu_seconds > (1 - _plan.WAITING_SHARE) / 2 * answer.seconds:
+        return min(answer.seconds, answer.cpu_seconds)
+    return answer.seconds
 
 
 def one_here(call: Call, item: Any, index: int) -> Iterator[Any]:

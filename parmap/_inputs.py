@@ -115,6 +115,11 @@ class Inputs:
             return len(self._returned) if self.exhausted else None
         return len(self._returned) + min(hints)
 
+    def total(self) -> int | None:
+        """How many there are, drawn ones included."""
+        left = self.left()
+        return None if left is None else self.drawn + left
+
 
 def _hint(source: Iterator[Any]) -> int | None:
     try:

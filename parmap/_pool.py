@@ -26,13 +26,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from parmap import _worker
+from parmap import _messages, _worker
 from parmap._processes import Hiring, default_method, forget_after_fork, interrupts_held
 from parmap._transport import Store, frame, new_store, open_frame
 
 # Seconds after which a worker without work ends itself. Smaller makes programs that call now and
 # then pay for a start each time (60 ms); larger keeps memory for nobody.
 IDLE_SECONDS = 60.0
+
+# Seconds that a new call waits for workers that finish the last item of a call that was ended early.
+# Smaller hires others beside them; larger costs more than hiring one does.
+DRAIN_SECONDS = 0.01
 
 # Seconds that idle workers get to end by themselves at `shutdown`. Smaller would cut short what fn
 # registered with atexit; larger makes every program's exit wait for a worker that is stuck.
@@ -52,7 +56,7 @@ class Worker:
         self.inflight = 0  # chunks sent and not yet answered to the end
         self.place: object = None  # the place it was last told to follow
 
-    def post(self, message: _worker.Job | _worker.Work) -> None:
+    def post(self, message: _messages.Job | _messages.Work) -> None:
         """Add a message to what `flush` sends."""
         self.line.post(frame(message.wire(), self.host.store))
 
@@ -61,13 +65,13 @@ class Worker:
         with suppress(BrokenPipeError, ConnectionResetError):
             self.line.flush()
 
-    def receive(self) -> _worker.Answer | _worker.Refusal | None:
+    def receive(self) -> _messages.Answer | _messages.Refusal | None:
         """The next message, None at the end of the pipe."""
         try:
-            message = _worker.read(open_frame(self.line.receive()))
+            message = _messages.read(open_frame(self.line.receive()))
         except (EOFError, OSError):
             return None
-        assert isinstance(message, _worker.Answer | _worker.Refusal)
+        assert isinstance(message, _messages.Answer | _messages.Refusal)
         return message
 
     def has_message(self) -> bool:
@@ -148,20 +152,22 @@ class Crew:
 
         Raises what starting a process raises (OSError for the most part).
         """
+        taken: list[Worker] = []
+        dead: list[Worker] = []
         with self._lock:
-            self._collect_drained()
-            taken: list[Worker] = []
+            self._await_drained(count)
             while self._idle and len(taken) < count:
                 worker = self._idle.pop()
                 if worker.alive():
                     taken.append(worker)
                 else:
-                    self._lay_off(worker)
+                    dead.append(worker)
             if len(taken) < count:
                 host = _Host(self, count - len(taken))
                 self._hosts.append(host)
                 taken.extend(host.workers)
-            return taken
+        self._lay_off(dead)
+        return taken
 
     def give_back(self, workers: Sequence[Worker]) -> None:
         """End of a lease. Who still runs an item of the call comes back when that is done."""
@@ -174,8 +180,7 @@ class Crew:
         """Strike a worker that died, or is to die."""
         if kill:
             worker.kill()
-        with self._lock:
-            self._lay_off(worker)
+        self._lay_off([worker])
 
     def busy(self) -> int:
         """Workers that belong to some call."""
@@ -187,6 +192,14 @@ class Crew:
         """Workers that could be leased at once."""
         with self._lock:
             return len(self._idle)
+
+    def _await_drained(self, count: int) -> None:
+        """Give workers that were told to stop a moment to be done with the item they are at."""
+        self._collect_drained()
+        limit = time.monotonic() + DRAIN_SECONDS
+        while self._draining and len(self._idle) < count and time.monotonic() < limit:
+            _readable([w.line for w in self._draining], limit - time.monotonic())
+            self._collect_drained()
 
     def _collect_drained(self) -> None:
         for worker in list(self._draining):
@@ -200,27 +213,33 @@ class Crew:
                 self._draining.remove(worker)
                 self._idle.append(worker)
 
-    def _lay_off(self, worker: Worker) -> None:
-        host = worker.host
-        if worker in self._draining:
-            self._draining.remove(worker)
-        if worker not in host.workers:
-            return
-        worker.exitcode()
-        host.store.sweep(f"{worker.process.pid}-")
-        host.workers.remove(worker)
-        worker.close()
-        if not host.workers:
-            self._hosts.remove(host)
+    def _lay_off(self, workers: Sequence[Worker]) -> None:
+        """Strike workers that are dead or dying; end the Pools that have no others."""
+        with self._lock:
+            struck = [worker for worker in workers if worker in worker.host.workers]
+            for worker in struck:
+                worker.host.workers.remove(worker)
+                for group in (self._idle, self._draining):
+                    if worker in group:
+                        group.remove(worker)
+            empty = {id(w.host): w.host for w in struck if not w.host.workers}
+            self._hosts = [host for host in self._hosts if id(host) not in empty]
+        for worker in struck:
+            worker.close()  # one that is not dead yet leaves when its line closes
+            worker.exitcode()
+            worker.host.store.sweep(f"{worker.process.pid}-")
+        # Not while holding the lock: ending a Pool joins its threads, and one of them may be on
+        # its way in, to tell that a worker has left.
+        for host in empty.values():
             host.end()
 
     def dismiss_idle(self) -> None:
         """Let all idle workers go: they know a state of the caller's modules that is over."""
         with self._lock:
-            for worker in [*self._idle]:
-                self._idle.remove(worker)
-                worker.kill()
-                self._lay_off(worker)
+            leaving, self._idle = self._idle, []
+        for worker in leaving:
+            worker.kill()
+        self._lay_off(leaving)
 
     def dismiss(self, host: _Host) -> None:
         """Every worker of this Pool has ended by itself."""
@@ -229,7 +248,7 @@ class Crew:
                 return
             self._hosts.remove(host)
             self._idle = [w for w in self._idle if w.host is not host]
-            host.end()
+        host.end()
 
     @classmethod
     def forked(cls, initializer: bytes | None) -> Crew:
@@ -252,16 +271,16 @@ class Crew:
             host.end()
 
 
-def _settle_late(worker: Worker, message: _worker.Answer | _worker.Refusal) -> None:
+def _settle_late(worker: Worker, message: _messages.Answer | _messages.Refusal) -> None:
     """A message for a call that is over: nobody wants its parcels."""
-    if isinstance(message, _worker.Refusal):
+    if isinstance(message, _messages.Refusal):
         worker.inflight -= 1
         return
     worker.inflight -= message.last
     discard(message)
 
 
-def discard(answer: _worker.Answer) -> None:
+def discard(answer: _messages.Answer) -> None:
     """Give up the files of an answer that nobody will read."""
     from parmap._transport import Parcel
 

@@ -165,7 +165,8 @@ def _one_by_one(call: Call, probe: Probe, count: int) -> Iterator[Any]:
 
     The time includes what the consumer does in between; a plan is made on items timed alone.
     """
-    done, index, out = 0, call.inputs.drawn, []
+    done, index = 0, call.inputs.drawn
+    out: list[Any] = []
     one = call.fn if call.mapper is map else _starred(call.fn)
     items = call.inputs.raw(count)
     ended = False

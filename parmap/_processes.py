@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from multiprocessing import spawn
 from typing import Any
 
-from parmap import _worker
+from parmap import _messages, _worker
 from parmap._line import line_pair
 from parmap._transport import Store
 
@@ -41,7 +41,7 @@ class _Hosted:
     def __init__(self, *args: Any, hiring: Hiring, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.line, far = line_pair()
-        self.board = _worker.Board()
+        self.board = _messages.Board()
         self.seat: _worker.Seat | None = _worker.Seat(
             far, self.board, hiring.store, hiring.initializer, hiring.idle_seconds
         )
@@ -62,7 +62,7 @@ class _Hosted:
             end.close()
         parent = multiprocessing.process.parent_process()
         assert parent is not None and self.seat is not None
-        _worker.watch_parent(parent.sentinel)
+        _worker.watch_parent(parent.sentinel, swept_by_server=self._start_method == "forkserver")
         # The Pool makes its processes daemonic. To fn that would be a difference from map: it may
         # start processes of its own.
         self.daemon = False
@@ -348,14 +348,14 @@ def _server() -> Any:
             # Starting asks for the preparation data of the standard contexts, which settles the
             # user's default start method (before 3.14); that is taken back.
             before = multiprocessing.get_start_method(allow_none=True)
+            # They also ask for the working directory, unless nothing is to be preloaded.
+            self.set_forkserver_preload(["parmap._boot"] if os.path.isdir(".") else [])
             with interrupts_held():
                 super().ensure_running()
             if before is None:
                 multiprocessing.set_start_method(None, force=True)
 
-    server = Server()
-    server.set_forkserver_preload(["parmap._boot"])
-    return server
+    return Server()
 
 
 def forget_after_fork() -> None:

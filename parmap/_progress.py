@@ -37,13 +37,12 @@ class Progress:
             if self._setting is None and not _someone_looks():
                 self.wanted = False
                 return
-            self._bar = _new_bar(self._arguments(done))
+            self._bar = _new_bar(self._arguments())
         if done > self._bar.n:
             self._bar.update(done - self._bar.n)
 
-    def _arguments(self, done: int) -> dict[str, Any]:
-        left = self._total()
-        arguments: dict[str, Any] = {"total": None if left is None else done + left}
+    def _arguments(self) -> dict[str, Any]:
+        arguments: dict[str, Any] = {"total": self._total()}
         if isinstance(self._setting, str):
             arguments["desc"] = self._setting
         elif isinstance(self._setting, dict):

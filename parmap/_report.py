@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import perf_counter
+
 from parmap._plan import in_words
 from parmap._probe import Probe
 
@@ -30,13 +32,20 @@ class Report:
     start_method = ""
     chunks = 0
     bytes_moved = 0
-    seconds = 0.0
     worker_deaths = 0
 
     def __init__(self) -> None:
         self._probe = Probe()
         self._items_away = 0
         self._seconds_away = 0.0
+        self._began: float | None = None
+        self._ended: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        if self._began is None:
+            return 0.0
+        return (self._ended or perf_counter()) - self._began
 
     @property
     def items(self) -> int:
@@ -53,6 +62,14 @@ class Report:
     @property
     def waiting(self) -> float:
         return self._probe.waiting
+
+    def start(self) -> None:
+        """The first `next`."""
+        self._began = perf_counter()
+
+    def end(self) -> None:
+        """Nothing more will come."""
+        self._ended = perf_counter()
 
     def add(self, items: int, seconds: float) -> None:
         """Count items that came from workers."""

@@ -110,19 +110,25 @@ def facts(fn: Callable[..., Any]) -> Facts:
     for function, module, reads in _reached(fn):
         found[f"{module}.{function.__qualname__}()"] = reads.checksum
         assigned.update(reads.assigned)
-        for name, value in _bindings(function.__globals__, module, reads):
+        for name, value in _bindings(function, module, reads):
             if isinstance(value, _SCALARS) or _scalar_tuple(value):
                 found[name] = repr(value)
             else:
-                found.setdefault(name, type(value).__qualname__)
+                found.setdefault(name, _kind(value))
     return {name: v for name, v in found.items() if name.rpartition(".")[2] not in assigned}
+
+
+def _kind(value: object) -> str:
+    """Of what is no scalar: its type, and its name if it has one, as a function has."""
+    called = getattr(value, "__qualname__", "") if callable(value) else ""
+    return f"{type(value).__qualname__} {called}".rstrip()
 
 
 def classes(fn: Callable[..., Any]) -> Iterator[type]:
     """The classes `fn` reaches that are not of the standard library or site-packages."""
     for function, module, reads in _reached(fn):
         cells = [_cell(cell) for cell in function.__closure__ or ()]
-        for value in [*cells, *(v for _, v in _bindings(function.__globals__, module, reads))]:
+        for value in [*cells, *(v for _, v in _bindings(function, module, reads))]:
             if isinstance(value, type) and not _foreign(_file_of(value)):
                 yield value
 
@@ -143,7 +149,7 @@ def _reached(fn: Callable[..., Any]) -> Iterator[tuple[types.FunctionType, str, 
         seen.add(id(code))
         module, reads = function.__module__ or "", _read(code)
         yield function, module, reads
-        for _, value in _bindings(function.__globals__, module, reads):
+        for _, value in _bindings(function, module, reads):
             if not isinstance(value, _SCALARS):
                 todo.extend(_functions_in(value))
         for cell in function.__closure__ or ():
@@ -151,20 +157,29 @@ def _reached(fn: Callable[..., Any]) -> Iterator[tuple[types.FunctionType, str, 
 
 
 def _bindings(
-    namespace: dict[str, Any], module: str, reads: _Reads
+    function: types.FunctionType, module: str, reads: _Reads
 ) -> Iterator[tuple[str, Any]]:
-    """(qualified name, value) of the globals that are read, and of attributes of global modules."""
+    """(qualified name, value) of the globals that are read, and of attributes of modules."""
+    namespace = function.__globals__
     for name in reads.globals:
-        if name not in namespace:
-            continue
-        value = namespace[name]
-        if not isinstance(value, types.ModuleType):
-            yield f"{module}.{name}", value
-        elif not _foreign(getattr(value, "__file__", None) or _STDLIB):
-            inside = vars(value)
-            for attribute in reads.names:
-                if attribute in inside:
-                    yield f"{value.__name__}.{attribute}", inside[attribute]
+        if name in namespace:
+            value = namespace[name]
+            if isinstance(value, types.ModuleType):
+                yield from _attributes(value, reads)
+            else:
+                yield f"{module}.{name}", value
+    for cell in function.__closure__ or ():
+        value = _cell(cell)
+        if isinstance(value, types.ModuleType):
+            yield from _attributes(value, reads)
+
+
+def _attributes(module: types.ModuleType, reads: _Reads) -> Iterator[tuple[str, Any]]:
+    if not _foreign(getattr(module, "__file__", None) or _STDLIB):
+        inside = vars(module)
+        for name in reads.names:
+            if name in inside:
+                yield f"{module.__name__}.{name}", inside[name]
 
 
 def _functions_in(value: Any) -> Iterator[types.FunctionType]:

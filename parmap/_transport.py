@@ -9,12 +9,12 @@ knows cloudpickle, which is imported when plain pickle is not enough.
 from __future__ import annotations
 
 import errno
-import itertools
 import mmap
 import os
 import pickle
 import stat
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -126,7 +126,7 @@ class Store:
         self._name = name
         self.shares_main = shares_main  # its receivers are forks of the caller
         self._places = list(places) if places is not None else default_places()
-        self._serial = itertools.count()
+        self._serial = 0
 
     @property
     def directories(self) -> list[str]:
@@ -135,8 +135,9 @@ class Store:
     def write(self, parts: Sequence[memoryview]) -> str:
         """Write the parts one after the other, aligned; the file's path."""
         refused: OSError | None = None
+        self._serial += 1
         for directory in self.directories:
-            path = os.path.join(directory, f"{os.getpid()}-{next(self._serial)}")
+            path = os.path.join(directory, f"{os.getpid()}-{threading.get_ident()}-{self._serial}")
             try:
                 _private_directory(directory)
                 _write_file(path, parts)

@@ -24,6 +24,21 @@ from typing import Any, NamedTuple
 
 from parmap import _state
 from parmap._line import Line
+from parmap._messages import (
+    CANCELLED,
+    CHUNK,
+    DONE,
+    LENGTH,
+    OFFSET,
+    READY,
+    STARTED,
+    Answer,
+    Board,
+    Job,
+    Refusal,
+    Work,
+    read,
+)
 from parmap._outcome import UNTRUSTED, Failure, Mapper, capture, run_batch
 from parmap._transport import Parcel, Store, dumps, frame, open_frame, pack, unpack
 
@@ -35,127 +50,6 @@ FLUSH_SECONDS = 0.05
 # Seconds an item must take to be run by itself, with its number on the board and a pickle of its
 # own. Cheaper items are run by the slice, at C speed, which a board entry each would double.
 SINGLE_SECONDS = 50e-6
-
-# Words of the board, by which caller and worker see each other's state without a message.
-READY, CANCELLED, CHUNK, OFFSET, LENGTH, STARTED, DONE = range(7)
-BOARD_WORDS = 8
-
-
-
-
-class Board:
-    """A few 64-bit words in memory that caller and worker share."""
-
-    def __init__(self) -> None:
-        from multiprocessing.heap import BufferWrapper
-
-        self._block = BufferWrapper(8 * BOARD_WORDS)
-        self.words = self._block.create_memoryview().cast("q")
-
-    def __reduce__(self) -> Any:
-        return _board_of, (self._block,)
-
-
-def _board_of(block: Any) -> Board:
-    board = Board.__new__(Board)
-    board._block = block
-    board.words = block.create_memoryview().cast("q")
-    return board
-
-
-# ------------------------------------------------------------------ what crosses, as bytes
-#
-# Named tuples, not dataclasses: those with slots pickle through Python code, 5 us each, in the one
-# place where it counts.
-
-
-class Job(NamedTuple):
-    """A call, as a worker needs to know it. Sent once to each worker.
-
-    `task` is a parcel of (mapper, fn), or the key of one that a forked worker inherited.
-    """
-
-    number: int
-    task: Parcel | int
-    retries: int
-    flush_seconds: float
-    place: _state.Place | None
-    facts: _state.Facts | None
-    threads: dict[str, str]
-
-    def wire(self) -> tuple[Any, ...]:
-        return (_JOB, self)
-
-
-class Work(NamedTuple):
-    """A chunk of items, in a parcel. `single` asks for one parcel an item in the answer."""
-
-    job: int
-    number: int
-    items: Parcel
-    single: bool
-
-    def wire(self) -> tuple[Any, ...]:
-        return (_WORK, self.job, self.number, self.single, *self.items)
-
-
-class Answer(NamedTuple):
-    """Outcomes of consecutive items of a chunk: `groups` of values, or the failure of one item.
-
-    `seconds` is what they took, `cpu_seconds` the processor time in it; `last` ends the chunk.
-    """
-
-    job: int
-    chunk: int
-    groups: list[tuple[int, Parcel | Failure]]
-    seconds: float
-    cpu_seconds: float
-    last: bool
-
-    def wire(self) -> tuple[Any, ...]:
-        groups = [
-            (count, *outcome) if type(outcome) is Parcel else (count, outcome)
-            for count, outcome in self.groups
-        ]
-        return (_ANSWER, self.job, self.chunk, groups, self.seconds, self.cpu_seconds, self.last)
-
-
-class Refusal(NamedTuple):
-    """The job or the chunk cannot be run here; nothing of it was run.
-
-    `what` is "facts" (facts differ; `facts` are this worker's), "function", "initializer" or
-    "items"; `failure` says why.
-    """
-
-    job: int
-    chunk: int | None
-    what: str
-    failure: Failure | None = None
-    facts: _state.Facts | None = None
-
-    def wire(self) -> tuple[Any, ...]:
-        return (_REFUSAL, self)
-
-
-_JOB, _WORK, _ANSWER, _REFUSAL = range(4)
-
-
-def read(wire: tuple[Any, ...]) -> Job | Work | Answer | Refusal:
-    """A message from what its `wire` made of it.
-
-    The frequent ones cross as plain tuples: naming a class in a pickle costs 3 us, four times a
-    chunk, which would double what a chunk costs.
-    """
-    if wire[0] == _WORK:
-        return Work(wire[1], wire[2], Parcel(*wire[4:]), wire[3])
-    if wire[0] == _ANSWER:
-        groups = [
-            (group[0], Parcel(*group[1:]) if len(group) > 2 else group[1]) for group in wire[3]
-        ]
-        return Answer(wire[1], wire[2], groups, *wire[4:])
-    message: Job | Refusal = wire[1]
-    return message
-
 
 class Seat(NamedTuple):
     """What a worker was given at its start.
@@ -220,7 +114,6 @@ def settle(seat: Seat) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the handler a forked caller had
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    seat.board.words[READY] = 1
 
 
 def serve() -> None:
@@ -228,6 +121,7 @@ def serve() -> None:
     seat = _seat
     assert seat is not None
     spoiled = _initialize(seat.initializer)
+    seat.board.words[READY] = 1
     desk: _Desk | None = None
     while (message := seat.receive()) is not None:
         if isinstance(message, Job):
@@ -411,11 +305,13 @@ def _flush_output() -> None:
             pass  # closed, or nobody reads it: print would have said so to fn
 
 
-def watch_parent(sentinel: int) -> None:
+def watch_parent(sentinel: int, swept_by_server: bool) -> None:
     """End this process when its caller is gone, also in the middle of an item.
 
-    Where the kernel can, it does: a pipe in O_ASYNC mode sends SIGKILL when its other end closes,
-    which holds even while fn sits in C code with the GIL held. Elsewhere a thread waits.
+    Where the kernel can, it does: a pipe in O_ASYNC mode sends a signal when its other end closes.
+    With a fork server, which sweeps after its caller, that is SIGKILL, and holds even while fn sits
+    in C code with the GIL held. Without one a worker sweeps by itself first, between two bytecodes.
+    Where the kernel cannot, a thread waits.
     """
     try:
         import fcntl
@@ -424,12 +320,23 @@ def watch_parent(sentinel: int) -> None:
     except (ImportError, AttributeError):
         from multiprocessing.connection import wait
 
-        thread = threading.Thread(
-            target=lambda: (wait([sentinel]), os._exit(1)), name="parmap-orphan", daemon=True
-        )
-        thread.start()
+        threading.Thread(
+            target=lambda: (wait([sentinel]), _orphaned()), name="parmap-orphan", daemon=True
+        ).start()
         return
+    if not swept_by_server:
+        signal.signal(signal.SIGIO, _orphaned)
     fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(sentinel, set_signal, signal.SIGKILL)
+    fcntl.fcntl(sentinel, set_signal, signal.SIGKILL if swept_by_server else signal.SIGIO)
     flags = fcntl.fcntl(sentinel, fcntl.F_GETFL)
     fcntl.fcntl(sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
+    poll = select.poll()
+    poll.register(sentinel, select.POLLIN)
+    if poll.poll(0):  # it was gone before we asked to be told
+        _orphaned()
+
+
+def _orphaned(*_: object) -> None:
+    if _seat is not None:
+        _seat.store.sweep()
+    os._exit(1)

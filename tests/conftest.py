@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -98,34 +99,37 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After each test: note what lies there without an owner, for the check at the end.
-
-    The files of a process that was killed are removed by its fork server, when that has noticed;
-    to insist on it here would be to race it, and any other program that uses parmap meanwhile.
-    """
-    before = _abandoned()
+def nothing_left_behind() -> Iterator[None]:
+    """After each test, this process has one directory for its files and no other."""
     yield
-    for path in _abandoned() - before:
-        _suspects.setdefault(path, request.node.nodeid)
+    names = {path.name for path in _files() if _owner(path) == os.getpid()}
+    assert len(names) <= 1, f"directories of calls that are over: {sorted(names)}"
 
 
 @pytest.fixture(autouse=True, scope="session")
 def nothing_left_at_the_end() -> Iterator[None]:
-    """After the last test, `shutdown` leaves no worker and no file, and nor did any test."""
-    yield
+    """After the last test, no worker and no file is left: neither ours after `shutdown`, nor of
+    any process that the tests started. Other programs may be using parmap at the same time."""
+    started = {os.getpid()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "__init__", _recording(started))
+        yield
     gc.collect()  # iterators that a failed test's traceback kept
     parmap.shutdown()
     workers = _descendants()
     assert not workers, f"still alive after shutdown(): {workers}"
-    files = [path for path in _files() if _owner(path) == os.getpid()]
-    assert not files, f"still there after shutdown(): {files}"
-    left = {str(path): test for path, test in _suspects.items() if path.exists()}
-    assert not left, f"left behind, and first seen after: {left}"
+    files = [path for path in _files() if _owner(path) in started]
+    assert not files, f"left behind, by process {os.getpid()} or one it started: {files}"
 
 
-# Files without an owner, and the test after which they were first seen.
-_suspects: dict[Path, str] = {}
+def _recording(started: set[int]) -> Callable[..., None]:
+    original = subprocess.Popen.__init__
+
+    def init(self: subprocess.Popen[Any], *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        started.add(self.pid)
+
+    return init
 
 
 def _places() -> list[Path]:
@@ -140,12 +144,6 @@ def _owner(path: Path) -> int | None:
     """The process a directory belongs to, by its name: parmap-<user>-<process>-<random>."""
     parts = path.name.split("-")
     return int(parts[2]) if len(parts) == 4 and parts[2].isdigit() else None
-
-
-def _abandoned() -> set[Path]:
-    """Files whose process is gone. Those of one that lives are its own, and of no concern here."""
-    dead = [p for p in _files() if (pid := _owner(p)) is None or not Path(f"/proc/{pid}").exists()]
-    return {path for path in dead if path.exists()}  # it may have gone together with its owner
 
 
 # Processes that multiprocessing keeps until the interpreter ends. Workers that a fork server forked

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
 import itertools
 import operator
 import os
@@ -1135,6 +1136,28 @@ def test_an_item_is_let_go_when_its_result_is_taken(pmap):
 
     assert list(pmap(lambda item: 1, source())) == [1] * 5
     assert [ref() for ref in gone] == [None] * 5
+
+
+def test_an_exception_that_was_caught_keeps_nothing_alive(pmap):
+    """As with map: who drops the iterator and its exception has dropped the call, without gc."""
+
+    class Fails:
+        def __call__(self, x: int) -> float:
+            return 1 / x
+
+    def use(mapper: Callable[..., Any]) -> weakref.ref[Fails]:
+        fn = Fails()
+        results = mapper(fn, [0, 1])
+        kind = type(raised(results))  # the exception itself in a local here would be a cycle
+        assert kind is ZeroDivisionError
+        return weakref.ref(fn)
+
+    gc.disable()
+    try:
+        assert use(map)() is None
+        assert use(pmap)() is None
+    finally:
+        gc.enable()
 
 
 # ------------------------------------------------------------------ the report

@@ -36,6 +36,7 @@ ROOMS = [
     "_boot",
     "_processes",
     "_worker",
+    "_messages",
     "_outcome",
     "_line",
     "_transport",
@@ -60,7 +61,8 @@ CALLERS = {
 THIRD_PARTIES = {
     "cloudpickle": {"_transport", "_boot"},
     "tqdm": {"_progress"},
-    "multiprocessing": {"_pool", "_processes", "_boot", "_worker", "_line", "_call"},
+    "multiprocessing": {"_pool", "_processes", "_boot", "_worker",
+    "_messages", "_line", "_call"},
 }
 
 OPTIONS = list(_call.Settings.__annotations__)

@@ -1,0 +1,135 @@
+"""What crosses the process wall, and the memory both sides see: messages and the board.
+
+    caller  ->  Job      the function, once a call and worker
+            ->  Work     a chunk of items
+    worker  ->  Answer   outcomes of items, in one or more parts a chunk
+            ->  Refusal  why a chunk was not run
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from parmap._outcome import Failure
+from parmap._state import Facts, Place
+from parmap._transport import Parcel
+
+# Words of the board, by which caller and worker see each other's state without a message.
+READY, CANCELLED, CHUNK, OFFSET, LENGTH, STARTED, DONE = range(7)
+BOARD_WORDS = 8
+
+
+
+
+class Board:
+    """A few 64-bit words in memory that caller and worker share."""
+
+    def __init__(self) -> None:
+        from multiprocessing.heap import BufferWrapper
+
+        self._block = BufferWrapper(8 * BOARD_WORDS)
+        self.words = self._block.create_memoryview().cast("q")
+
+    def __reduce__(self) -> Any:
+        return _board_of, (self._block,)
+
+
+def _board_of(block: Any) -> Board:
+    board = Board.__new__(Board)
+    board._block = block
+    board.words = block.create_memoryview().cast("q")
+    return board
+
+
+# ------------------------------------------------------------------ what crosses, as bytes
+#
+# Named tuples, not dataclasses: those with slots pickle through Python code, 5 us each, in the one
+# place where it counts.
+
+
+class Job(NamedTuple):
+    """A call, as a worker needs to know it. Sent once to each worker.
+
+    `task` is a parcel of (mapper, fn), or the key of one that a forked worker inherited.
+    """
+
+    number: int
+    task: Parcel | int
+    retries: int
+    flush_seconds: float
+    place: Place | None
+    facts: Facts | None
+    threads: dict[str, str]
+
+    def wire(self) -> tuple[Any, ...]:
+        return (_JOB, self)
+
+
+class Work(NamedTuple):
+    """A chunk of items, in a parcel. `single` asks for one parcel an item in the answer."""
+
+    job: int
+    number: int
+    items: Parcel
+    single: bool
+
+    def wire(self) -> tuple[Any, ...]:
+        return (_WORK, self.job, self.number, self.single, *self.items)
+
+
+class Answer(NamedTuple):
+    """Outcomes of consecutive items of a chunk: `groups` of values, or the failure of one item.
+
+    `seconds` is what they took, `cpu_seconds` the processor time in it; `last` ends the chunk.
+    """
+
+    job: int
+    chunk: int
+    groups: list[tuple[int, Parcel | Failure]]
+    seconds: float
+    cpu_seconds: float
+    last: bool
+
+    def wire(self) -> tuple[Any, ...]:
+        groups = [
+            (count, *outcome) if type(outcome) is Parcel else (count, outcome)
+            for count, outcome in self.groups
+        ]
+        return (_ANSWER, self.job, self.chunk, groups, self.seconds, self.cpu_seconds, self.last)
+
+
+class Refusal(NamedTuple):
+    """The job or the chunk cannot be run here; nothing of it was run.
+
+    `what` is "facts" (facts differ; `facts` are this worker's), "function", "initializer" or
+    "items"; `failure` says why.
+    """
+
+    job: int
+    chunk: int | None
+    what: str
+    failure: Failure | None = None
+    facts: Facts | None = None
+
+    def wire(self) -> tuple[Any, ...]:
+        return (_REFUSAL, self)
+
+
+_JOB, _WORK, _ANSWER, _REFUSAL = range(4)
+
+
+def read(wire: tuple[Any, ...]) -> Job | Work | Answer | Refusal:
+    """A message from what its `wire` made of it.
+
+    The frequent ones cross as plain tuples: naming a class in a pickle costs 3 us, four times a
+    chunk, which would double what a chunk costs.
+    """
+    if wire[0] == _WORK:
+        return Work(wire[1], wire[2], Parcel(*wire[4:]), wire[3])
+    if wire[0] == _ANSWER:
+        groups = [
+            (group[0], Parcel(*group[1:]) if len(group) > 2 else group[1]) for group in wire[3]
+        ]
+        return Answer(wire[1], wire[2], groups, *wire[4:])
+    message: Job | Refusal = wire[1]
+    return message
