@@ -87,6 +87,7 @@ class Line:
     def close(self) -> None:
         self._reader.close()
         self._writer.close()
+        self._source = self._sink = -1  # the numbers may soon be another file's
 
 
 class WindowsLine:  # not tested: there is no Windows here

@@ -29,6 +29,8 @@ class Board:
 
         self._block = BufferWrapper(8 * BOARD_WORDS)
         self.words = self._block.create_memoryview().cast("q")
+        for word in range(BOARD_WORDS):  # the block may have been another worker's
+            self.words[word] = 0
 
     def __reduce__(self) -> Any:
         return _board_of, (self._block,)

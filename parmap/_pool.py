@@ -62,7 +62,7 @@ class Worker:
 
     def flush(self) -> None:
         """Send. That the worker is gone is no error here: who waits for it will be told."""
-        with suppress(BrokenPipeError, ConnectionResetError):
+        with suppress(OSError):
             self.line.flush()
 
     def receive(self) -> _messages.Answer | _messages.Refusal | None:

@@ -70,6 +70,9 @@ class _Hosted:
         super().run()  # type: ignore[misc]
 
 
+_WITHOUT_WAITING = getattr(os, "WNOHANG", 1)
+
+
 class _OnePoll:
     """Mixed into Popen classes: one thread at a time asks for the exit status.
 
@@ -81,9 +84,14 @@ class _OnePoll:
         self._asking = threading.Lock()
         super().__init__(process)  # type: ignore[call-arg]
 
-    def poll(self, flag: int = getattr(os, "WNOHANG", 1)) -> int | None:
-        with self._asking:
+    def poll(self, flag: int = _WITHOUT_WAITING) -> int | None:
+        if not self._asking.acquire(blocking=flag != _WITHOUT_WAITING):
+            code: int | None = self.returncode  # type: ignore[attr-defined]
+            return code  # who holds the lock is asking, and will know
+        try:
             return super().poll(flag)  # type: ignore[misc,no-any-return]
+        finally:
+            self._asking.release()
 
 
 def _preparation(name: str) -> dict[str, Any]:
