@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Generic, Literal, TypeVar, Unpack, overload
+from typing import Any, Generic, Literal, TypeVar, Unpack, cast, overload
 
-from parmap._call import Call, Options, Settings, settings
+from parmap._call import Call, Options, settings
 from parmap._decision import Decision
 from parmap._inputs import Inputs
 from parmap._report import Report
@@ -44,8 +43,8 @@ class Results(itertools.chain[T], Generic[T]):
 
     def __del__(self) -> None:
         batches = getattr(self, "_batches", None)
-        if batches is None or sys is None or sys.is_finalizing():
-            return  # what could be ended has been ended by then, and modules are half gone
+        if batches is None:
+            return
         if batches.gi_frame is not None and not batches.gi_suspended and not batches.gi_running:
             warnings.warn(
                 f"{self._name} was never consumed: it is lazy, as map is, so nothing was run",
@@ -53,7 +52,10 @@ class Results(itertools.chain[T], Generic[T]):
                 stacklevel=2,
                 source=self,
             )
-        batches.close()
+        if (
+            not sys.is_finalizing()
+        ):  # by then all workers have been ended, and modules are half gone
+            batches.close()
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -66,29 +68,143 @@ class Results(itertools.chain[T], Generic[T]):
 
 
 @overload
-def pmap(fn: Callable[[T1], T], it1: Iterable[T1], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+def pmap(
+    fn: Callable[[T1], T],
+    it1: Iterable[T1],
+    /,
+    *,
+    return_exceptions: Literal[False] = False,
+    **options: Unpack[Options],
+) -> Results[T]: ...
 @overload
-def pmap(fn: Callable[[T1], T], it1: Iterable[T1], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+def pmap(
+    fn: Callable[[T1], T],
+    it1: Iterable[T1],
+    /,
+    *,
+    return_exceptions: bool,
+    **options: Unpack[Options],
+) -> Results[T | Exception]: ...
 @overload
-def pmap(fn: Callable[[T1, T2], T], it1: Iterable[T1], it2: Iterable[T2], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+def pmap(
+    fn: Callable[[T1, T2], T],
+    it1: Iterable[T1],
+    it2: Iterable[T2],
+    /,
+    *,
+    return_exceptions: Literal[False] = False,
+    **options: Unpack[Options],
+) -> Results[T]: ...
 @overload
-def pmap(fn: Callable[[T1, T2], T], it1: Iterable[T1], it2: Iterable[T2], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+def pmap(
+    fn: Callable[[T1, T2], T],
+    it1: Iterable[T1],
+    it2: Iterable[T2],
+    /,
+    *,
+    return_exceptions: bool,
+    **options: Unpack[Options],
+) -> Results[T | Exception]: ...
 @overload
-def pmap(fn: Callable[[T1, T2, T3], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+def pmap(
+    fn: Callable[[T1, T2, T3], T],
+    it1: Iterable[T1],
+    it2: Iterable[T2],
+    it3: Iterable[T3],
+    /,
+    *,
+    return_exceptions: Literal[False] = False,
+    **options: Unpack[Options],
+) -> Results[T]: ...
 @overload
-def pmap(fn: Callable[[T1, T2, T3], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+def pmap(
+    fn: Callable[[T1, T2, T3], T],
+    it1: Iterable[T1],
+    it2: Iterable[T2],
+    it3: Iterable[T3],
+    /,
+    *,
+    return_exceptions: bool,
+    **options: Unpack[Options],
+) -> Results[T | Exception]: ...
 @overload
-def pmap(fn: Callable[[T1, T2, T3, T4], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], it4: Iterable[T4], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+def pmap(
+    fn: Callable[[T1, T2, T3, T4], T],
+    it1: Iterable[T1],
+    it2: Iterable[T2],
+    it3: Iterable[T3],
+    it4: Iterable[T4],
+    /,
+    *,
+    return_exceptions: Literal[False] = False,
+    **options: Unpack[Options],
+) -> Results[T]: ...
 @overload
-def pmap(fn: Callable[[T1, T2, T3, T4], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], it4: Iterable[T4], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+def pmap(
+    fn: Callable[[T1, T2, T3, T4], T],
+    it1: Iterable[T1],
+    it2: Iterable[T2],
+    it3: Iterable[T3],
+    it4: Iterable[T4],
+    /,
+    *,
+    return_exceptions: bool,
+    **options: Unpack[Options],
+) -> Results[T | Exception]: ...
 @overload
-def pmap(fn: Callable[[T1, T2, T3, T4, T5], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], it4: Iterable[T4], it5: Iterable[T5], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+def pmap(
+    fn: Callable[[T1, T2, T3, T4, T5], T],
+    it1: Iterable[T1],
+    it2: Iterable[T2],
+    it3: Iterable[T3],
+    it4: Iterable[T4],
+    it5: Iterable[T5],
+    /,
+    *,
+    return_exceptions: Literal[False] = False,
+    **options: Unpack[Options],
+) -> Results[T]: ...
 @overload
-def pmap(fn: Callable[[T1, T2, T3, T4, T5], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], it4: Iterable[T4], it5: Iterable[T5], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+def pmap(
+    fn: Callable[[T1, T2, T3, T4, T5], T],
+    it1: Iterable[T1],
+    it2: Iterable[T2],
+    it3: Iterable[T3],
+    it4: Iterable[T4],
+    it5: Iterable[T5],
+    /,
+    *,
+    return_exceptions: bool,
+    **options: Unpack[Options],
+) -> Results[T | Exception]: ...
 @overload
-def pmap(fn: Callable[..., T], it1: Iterable[Any], it2: Iterable[Any], it3: Iterable[Any], it4: Iterable[Any], it5: Iterable[Any], it6: Iterable[Any], /, *more: Iterable[Any], return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+def pmap(
+    fn: Callable[..., T],
+    it1: Iterable[Any],
+    it2: Iterable[Any],
+    it3: Iterable[Any],
+    it4: Iterable[Any],
+    it5: Iterable[Any],
+    it6: Iterable[Any],
+    /,
+    *more: Iterable[Any],
+    return_exceptions: Literal[False] = False,
+    **options: Unpack[Options],
+) -> Results[T]: ...
 @overload
-def pmap(fn: Callable[..., T], it1: Iterable[Any], it2: Iterable[Any], it3: Iterable[Any], it4: Iterable[Any], it5: Iterable[Any], it6: Iterable[Any], /, *more: Iterable[Any], return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+def pmap(
+    fn: Callable[..., T],
+    it1: Iterable[Any],
+    it2: Iterable[Any],
+    it3: Iterable[Any],
+    it4: Iterable[Any],
+    it5: Iterable[Any],
+    it6: Iterable[Any],
+    /,
+    *more: Iterable[Any],
+    return_exceptions: bool,
+    **options: Unpack[Options],
+) -> Results[T | Exception]: ...
 def pmap(
     fn: Callable[..., Any],
     /,
@@ -145,18 +261,30 @@ def pmap(
     """
     if not iterables:
         raise TypeError("pmap() must have at least two arguments: a function and an iterable")
-    if return_exceptions is not False:
-        options["return_exceptions"] = return_exceptions  # type: ignore[typeddict-unknown-key]
-    checked = settings("pmap", options)
+    checked = settings("pmap", options, return_exceptions)
     iterators = [iter(iterable) for iterable in iterables]
     mapper: Any = map if len(iterators) == 1 else itertools.starmap
     return _start(Call(fn, mapper, Inputs(iterators, checked.strict), checked), "pmap")
 
 
 @overload
-def pstarmap(fn: Callable[..., T], iterable: Iterable[Iterable[Any]], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+def pstarmap(
+    fn: Callable[..., T],
+    iterable: Iterable[Iterable[Any]],
+    /,
+    *,
+    return_exceptions: Literal[False] = False,
+    **options: Unpack[Options],
+) -> Results[T]: ...
 @overload
-def pstarmap(fn: Callable[..., T], iterable: Iterable[Iterable[Any]], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+def pstarmap(
+    fn: Callable[..., T],
+    iterable: Iterable[Iterable[Any]],
+    /,
+    *,
+    return_exceptions: bool,
+    **options: Unpack[Options],
+) -> Results[T | Exception]: ...
 def pstarmap(
     fn: Callable[..., Any],
     iterable: Iterable[Iterable[Any]],
@@ -176,9 +304,7 @@ def pstarmap(
     >>> list(pstarmap(pow, [(2, 5), (3, 2)]))
     [32, 9]
     """
-    if return_exceptions is not False:
-        options["return_exceptions"] = return_exceptions  # type: ignore[typeddict-unknown-key]
-    checked = settings("pstarmap", options)
+    checked = settings("pstarmap", options, return_exceptions)
     inputs = Inputs([iter(iterable)], strict=False)
     return _start(Call(fn, itertools.starmap, inputs, checked), "pstarmap")
 
@@ -186,7 +312,7 @@ def pstarmap(
 def _start(call: Call, name: str) -> Results[Any]:
     report = Report()
     batches = _batches(call, report)
-    results: Results[Any] = Results.from_iterable(batches)
+    results = cast("Results[Any]", Results.from_iterable(batches))
     results.report, results._batches, results._name = report, batches, name
     return results
 

@@ -6,8 +6,6 @@ one that removes what such a caller could not.
 
 import atexit
 import glob
-import multiprocessing.heap
-import multiprocessing.pool
 import os
 import shutil
 

@@ -11,7 +11,11 @@ from parmap._outcome import Mapper, note, run_batch
 
 
 class Options(TypedDict, total=False):
-    """The keyword arguments of `pmap` and `pstarmap`, for type checkers. See `Settings`."""
+    """The keyword arguments of `pmap` and `pstarmap`, for type checkers. See `Settings`.
+
+    All but `return_exceptions`, which changes the type of the results, and so stands by itself in
+    each overload.
+    """
 
     strict: bool
     parallel: bool | None
@@ -19,7 +23,6 @@ class Options(TypedDict, total=False):
     chunksize: int | None
     buffersize: int | None
     ordered: bool
-    return_exceptions: bool
     task_timeout: float | None
     retries: int
     progress: bool | str | dict[str, Any] | None
@@ -67,12 +70,14 @@ _ELSEWHERE = {
 }
 
 
-def settings(name: str, options: Options) -> Settings:
+def settings(name: str, options: Options, return_exceptions: bool = False) -> Settings:
     """Check the keyword arguments of the function `name`.
 
     Raises TypeError or ValueError that names the argument and the value.
     """
     given: dict[str, Any] = {**_environment(), **options}
+    if return_exceptions is not False:
+        given["return_exceptions"] = return_exceptions
     if not given:
         return _DEFAULT
     for keyword in given:
@@ -134,9 +139,7 @@ _VARIABLES: tuple[tuple[str, str, Callable[[str, str], Any]], ...] = (
     ("PARMAP_START_METHOD", "mp_context", _method),
 )
 
-_VARIABLE_KEYS = frozenset(
-    key for name, *_ in _VARIABLES for key in (name, os.fsencode(name))
-)
+_VARIABLE_KEYS = frozenset(key for name, *_ in _VARIABLES for key in (name, os.fsencode(name)))
 
 
 def _check(s: Settings) -> None:
@@ -158,7 +161,9 @@ def _check(s: Settings) -> None:
     if s.mp_context is not None:
         start_method(s.mp_context)
     if s.executor is not None and s.mp_context is not None:
-        raise ValueError(f"executor= brings its own workers; mp_context={s.mp_context!r} cannot hold")
+        raise ValueError(
+            f"executor= brings its own workers; mp_context={s.mp_context!r} cannot hold"
+        )
     if s.executor is not None and s.initializer is not None:
         raise ValueError(
             f"executor= brings its own workers; initializer={s.initializer!r} belongs to it"
@@ -220,25 +225,37 @@ class Call(NamedTuple):
     def run(self, item: Any, index: int) -> Any:
         """Run one item here; its value, or what `again` makes of its exception."""
         values, error = run_batch(self.mapper, self.fn, (item,))
-        return values.pop() if error is None else self.again(error, index, item)
+        if error is None:
+            return values.pop()
+        try:
+            return self.again(error, index, item)
+        finally:
+            del error  # see _outcome.raising
 
     def again(self, error: BaseException, index: int, item: Any) -> Any:
         """An item raised: run it again as often as `retries` allows, then give its exception."""
-        for _ in range(self.settings.retries):
-            if isinstance(error, KeyboardInterrupt):
-                break
-            values, raised = run_batch(self.mapper, self.fn, (item,))
-            if raised is None:
-                return values.pop()
-            error = raised
-        return self.failed(error, index, item)
+        raised: BaseException | None = error
+        try:
+            for _ in range(self.settings.retries):
+                if isinstance(error, KeyboardInterrupt):
+                    break
+                values, raised = run_batch(self.mapper, self.fn, (item,))
+                if raised is None:
+                    return values.pop()
+                error = raised
+            return self.failed(error, index, item)
+        finally:
+            del error, raised  # see _outcome.raising
 
     def failed(self, error: BaseException, index: int, item: Any) -> Any:
         """An item's exception in its place: returned if the caller wants that, else raised."""
         note(error, index, item)
-        if self.settings.return_exceptions and isinstance(error, Exception):
-            return error
-        raise error
+        try:
+            if self.settings.return_exceptions and isinstance(error, Exception):
+                return error
+            raise error
+        finally:
+            del error  # see _outcome.raising
 
     def initializer(self) -> bytes | None:
         """(initializer, initargs) as a worker gets them."""

@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from parmap import _machine, _plan
 from parmap._call import Call
@@ -175,9 +175,7 @@ class Decision:
         self._report.mode = "parallel"
         self._report.workers = self._engine.workers
         self._report.start_method = self._engine.method
-        self._flow = Flow(
-            self._call, self._engine, self._progress, self._report, self._probe.each
-        )
+        self._flow = Flow(self._call, self._engine, self._progress, self._report, self._probe.each)
         yield from self._flow.batches()
         self._report.bytes_moved += self._engine.bytes_moved
         if self._flow.unavailable is not None:

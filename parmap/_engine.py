@@ -15,82 +15,19 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 from parmap import _messages, _pool, _state, _worker
 from parmap._call import Call, start_method
-from parmap._outcome import UNTRUSTED, Failure, short_repr
+from parmap._chunk import Chunk, Event, Lost, Part, Refused, Unavailable
+from parmap._outcome import UNTRUSTED, short_repr
 from parmap._transport import Parcel, Store, dumps_by_value, pack
+from parmap._watch import Watch
 
 # Workers that may die at their start, one after the other, before the call gives up. Fewer would
 # give up when memory is short for a moment; more would only repeat the same traceback.
 BOOT_TRIES = 3
 
 _numbers = itertools.count(1)
-_chunk_numbers = itertools.count(1)
-
-
-@dataclass(eq=False)
-class Chunk:
-    """Consecutive items on their way, kept until they are answered: a dead worker's are sent again.
-
-    Attributes:
-        start: index of the first item; items: the items; number: its name on the board.
-        single: ask for one parcel an item; lives: how many more workers each item may cost.
-        parts: outcomes that came, not yet handed out, each (count, Parcel or Failure).
-        got: how many items have come; done: nothing more will.
-    """
-
-    start: int
-    items: list[Any]
-    single: bool = False
-    lives: int = 0
-    parts: deque[tuple[int, Parcel | Failure | BaseException]] = field(default_factory=deque)
-    got: int = 0
-    done: bool = False
-    origin: int = 0  # index that offset 0 on the board stands for
-    number: int = field(default_factory=lambda: next(_chunk_numbers))
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Outcomes of some items of a chunk."""
-
-    chunk: Chunk
-    answer: _messages.Answer
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """A worker is gone. `chunks` were at it; the first was running `length` items at `offset`,
-    unless `running` is false. `error` is what the item at fault gets."""
-
-    chunks: list[Chunk]
-    running: bool
-    offset: int
-    length: int
-    error: Callable[[int], BaseException]
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A chunk that a worker could not read: its items, one by one, may tell which."""
-
-    chunk: Chunk
-    failure: Failure
-
-
-@dataclass(frozen=True, slots=True)
-class Unavailable:
-    """The engine cannot go on. `chunks` were not run; `error` says why, for who insists."""
-
-    chunks: list[Chunk]
-    reason: str
-    error: BaseException
-
-
-Event = Part | Lost | Refused | Unavailable
 
 
 class LocalEngine:
@@ -111,7 +48,7 @@ class LocalEngine:
         self._place = None if self._forked else _state.place()
         self._queues: dict[_pool.Worker, deque[Chunk]] = {}
         self._fresh: set[_pool.Worker] = set()
-        self._watch = _pool.Watch()
+        self._watch = Watch()
         self._events: list[Event] = []
         self._boot_deaths = 0
         self.deaths = 0
@@ -312,9 +249,7 @@ class LocalEngine:
             self._hire(1)
         except OSError as error:
             if not self._queues:
-                self._events.append(
-                    Unavailable([], f"no worker could be started: {error}", error)
-                )
+                self._events.append(Unavailable([], f"no worker could be started: {error}", error))
 
     def _remove(self, worker: _pool.Worker, kill: bool) -> int | None:
         self._watch.remove(worker)
@@ -377,9 +312,7 @@ def _nobody_at_fault(index: int) -> BaseException:
     return AssertionError(f"item {index} was not running")
 
 
-def _why_refused(
-    refusal: _messages.Refusal, facts: _state.Facts
-) -> tuple[str, BaseException]:
+def _why_refused(refusal: _messages.Refusal, facts: _state.Facts) -> tuple[str, BaseException]:
     """The reason in words, and the error for a caller who insists on workers."""
     from parmap._outcome import rebuild
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from parmap import _messages, _plan
 from parmap._call import Call
-from parmap._engine import Chunk, Event, LocalEngine, Lost, Part, Refused, Unavailable
+from parmap._chunk import Chunk, Event, Lost, Part, Refused, Unavailable
+from parmap._engine import LocalEngine
 from parmap._outcome import UNTRUSTED, Failure, emptying, note, raising, rebuild
 from parmap._progress import Progress
 from parmap._report import Report
@@ -85,7 +86,7 @@ class Flow:
                 self._handed = 0
             elif self._window and self.unavailable is None:
                 self._wait()
-            elif self._window:
+            elif self._window and not self._call.settings.parallel:
                 yield from self._rest_here()
             else:
                 return
@@ -149,8 +150,9 @@ class Flow:
         return limit - self._ahead
 
     def _most_ahead(self, left: int | None) -> int:
+        """The window, where the caller did not say."""
         each = FIRST_AHEAD_UNKNOWN if left is None else FIRST_AHEAD
-        first = each * self._engine.workers * 2**self._patience
+        first = each * self._engine.workers << self._patience
         return min(MOST_AHEAD, first + 2 * self._handed_out)
 
     def _cut(self, size: int, left: int | None) -> Chunk | None:
@@ -224,7 +226,7 @@ class Flow:
             self._bytes_each = max(moved, self._bytes_each / 2)
 
     def _resend(self, lost: Lost) -> None:
-        """Send again what a lost worker had: its running chunk in pieces, the others as they were."""
+        """Send again what a lost worker had: the chunk it ran in pieces, the others whole."""
         self._report.worker_deaths = self._engine.deaths
         for position, chunk in enumerate(lost.chunks):
             if position == 0 and (lost.running or chunk.got):
@@ -293,8 +295,8 @@ class Flow:
             self._bytes_ahead -= outcome.nbytes
             try:
                 return emptying(unpack(outcome))
-            except UNTRUSTED as error:
-                return self._unreadable(chunk, index, count, error)
+            except UNTRUSTED as why:
+                return self._unreadable(chunk, index, count, why)
         error = rebuild(outcome) if isinstance(outcome, Failure) else outcome
         if not chunk.items:  # what the input raised
             self._input_failed = False

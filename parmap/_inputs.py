@@ -16,11 +16,11 @@ DRAW_SECONDS = 1e-3
 # Iterators that answer at once, run no code of the user's, and know how much is left. From these
 # items may be drawn by the batch; from any other, drawing ahead could wait for what the consumer
 # has yet to do.
-_INSTANT = frozenset(
-    type(iter(empty))
-    for empty in ((), [], "", "\u00e9", b"", bytearray(), range(0), range(2**70), {}, {}.values(), {}.items(),
-                  set(), frozenset(), deque())
-)  # fmt: skip
+_SIZED: tuple[Any, ...] = (
+    *((), [], "", "\u00e9", b"", bytearray(), range(0), range(2**70), deque()),
+    *({}, {}.values(), {}.items(), set(), frozenset()),
+)
+_INSTANT = frozenset(type(iter(empty)) for empty in _SIZED)
 
 
 class Inputs:

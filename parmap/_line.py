@@ -32,7 +32,7 @@ class Line:
         self._source, self._sink = reader.fileno(), writer.fileno()
         self._buffer = b""
         self._posted: list[bytes] = []
-        self.roomy = _capacity(self._sink) >= _PIPE_BYTES
+        self.roomy: bool = _capacity(self._sink) >= _PIPE_BYTES
 
     def __reduce__(self) -> Any:
         return Line, (self._reader, self._writer)  # multiprocessing passes on the descriptors
@@ -125,6 +125,7 @@ def _capacity(descriptor: int) -> int:
     try:
         import fcntl
 
-        return fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
+        size: int = fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
+        return size
     except (ImportError, AttributeError, OSError):
         return _PIPE_BYTES  # not Linux: the usual size

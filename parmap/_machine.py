@@ -1,4 +1,4 @@
-"""What this machine lets this process use: processors and memory. Reads the system, decides nothing."""
+"""What this machine lets this process use: processors and memory. Reads, decides nothing."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def _groups(root: str) -> tuple[tuple[str, str], ...]:
             mounts.update((name, left.split()[4].lstrip("/")) for name in names)
     groups = []
     for line in _read(os.path.join(root, "proc/self/cgroup")).splitlines():
-        _, names, group = line.split(":", 2)
-        for name in names.split(","):
+        _, controllers, group = line.split(":", 2)
+        for name in controllers.split(","):
             if name in mounts:
                 groups.append((os.path.join(root, mounts[name]), group.lstrip("/")))
     return tuple(dict.fromkeys(groups))

@@ -1,9 +1,9 @@
 """What crosses the process wall, and the memory both sides see: messages and the board.
 
-    caller  ->  Job      the function, once a call and worker
-            ->  Work     a chunk of items
-    worker  ->  Answer   outcomes of items, in one or more parts a chunk
-            ->  Refusal  why a chunk was not run
+caller  ->  Job      the function, once a call and worker
+        ->  Work     a chunk of items
+worker  ->  Answer   outcomes of items, in one or more parts a chunk
+        ->  Refusal  why a chunk was not run
 """
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from parmap._transport import Parcel
 # Words of the board, by which caller and worker see each other's state without a message.
 READY, CANCELLED, CHUNK, OFFSET, LENGTH, STARTED, DONE = range(7)
 BOARD_WORDS = 8
-
-
 
 
 class Board:

@@ -52,7 +52,10 @@ def emptying(values: list[Any]) -> Iterator[Any]:
 
 def raising(error: BaseException) -> Iterator[Any]:
     """An iterator that raises at its first step, and is empty after it."""
-    raise error
+    try:
+        raise error
+    finally:
+        del error  # this frame is in its traceback: together they would live until collected
     yield
 
 

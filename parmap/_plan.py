@@ -39,7 +39,8 @@ class Facts(NamedTuple):
         transfer_per_item: seconds to move one item there and its result back.
         bytes_per_item: of the two, pickled.
         boot: seconds until workers can be had, in which items go on being run here; start: seconds
-            then lost to having them; both 0 when they are warm. call: fixed cost of a parallel call.
+            then lost to having them; both 0 when they are warm.
+        call: fixed cost of a parallel call.
         cores: that may be used; most_workers: the caller's `max_workers`, or None.
         memory_workers: as many as memory has room for, or None.
         pinned: the caller's `parallel`.

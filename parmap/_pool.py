@@ -19,7 +19,6 @@ from __future__ import annotations
 import atexit
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ from parmap._transport import Store, frame, new_store, open_frame
 # then pay for a start each time (60 ms); larger keeps memory for nobody.
 IDLE_SECONDS = 60.0
 
-# Seconds that a new call waits for workers that finish the last item of a call that was ended early.
+# Seconds that a new call waits for workers that finish the last item of one that was ended early.
 # Smaller hires others beside them; larger costs more than hiring one does.
 DRAIN_SECONDS = 0.01
 
@@ -111,13 +110,13 @@ class _Host:
         self._crew = crew
         self._hiring = Hiring(crew.method, count, crew.store, crew.initializer, IDLE_SECONDS)
         with interrupts_held():
-            self._pool = Pool(count, maxtasksperchild=1, context=self._hiring)  # type: ignore[arg-type]
+            self._pool = Pool(count, maxtasksperchild=1, context=self._hiring)
         self.workers = [Worker(process, self) for process in self._hiring.processes]
         for _ in self.workers:
             self._pool.apply_async(_worker.serve, callback=self._left_by_one)
 
     def _left_by_one(self, _: object) -> None:
-        """A worker ended by itself. Runs in the Pool's result thread; the last one ends the Pool."""
+        """A worker ended by itself. Runs in the Pool's result thread."""
         self._left -= 1
         if self._left == 0:
             self._crew.dismiss(self)
@@ -130,7 +129,7 @@ class _Host:
         for worker in self.workers:
             worker.exitcode()
             worker.close()
-        self._hiring.give_back_locks()
+        self._hiring.disarm()
         self._pool.terminate()
         self.workers.clear()
 
@@ -146,6 +145,7 @@ class Crew:
         self._hosts: list[_Host] = []
         self._idle: list[Worker] = []
         self._draining: list[Worker] = []
+        self._most = 0  # workers of one call at the most: more idle ones are not kept
 
     def lease(self, count: int) -> list[Worker]:
         """Up to `count` workers for one call: idle ones first, then newly hired ones.
@@ -162,19 +162,31 @@ class Crew:
                     taken.append(worker)
                 else:
                     dead.append(worker)
-            if len(taken) < count:
-                host = _Host(self, count - len(taken))
-                self._hosts.append(host)
-                taken.extend(host.workers)
+            self._most = max(self._most, count)
         self._lay_off(dead)
+        if len(taken) < count:
+            taken.extend(self._hire(count - len(taken)))
         return taken
+
+    def _hire(self, count: int) -> list[Worker]:
+        """Start a Pool. Not while holding the lock: its new threads may collect garbage, and with
+        it an iterator that gives its workers back."""
+        host = _Host(self, count)
+        with self._lock:
+            self._hosts.append(host)
+        return list(host.workers)
 
     def give_back(self, workers: Sequence[Worker]) -> None:
         """End of a lease. Who still runs an item of the call comes back when that is done."""
         with self._lock:
             for worker in workers:
-                (self._draining if worker.inflight else self._idle).append(worker)
+                if worker in worker.host.workers:  # else its Pool was ended meanwhile
+                    (self._draining if worker.inflight else self._idle).append(worker)
             self._collect_drained()
+            self._idle.sort(key=lambda worker: self._hosts.index(worker.host))  # whole Pools go
+            surplus = self._idle[self._most :]
+            del self._idle[self._most :]
+        self._lay_off(surplus)
 
     def lose(self, worker: Worker, kill: bool = False) -> None:
         """Strike a worker that died, or is to die."""
@@ -244,8 +256,8 @@ class Crew:
     def dismiss(self, host: _Host) -> None:
         """Every worker of this Pool has ended by itself."""
         with self._lock:
-            if host not in self._hosts:
-                return
+            if host not in self._hosts or any(w not in self._idle for w in host.workers):
+                return  # a call has just leased one of them, and will find it dead
             self._hosts.remove(host)
             self._idle = [w for w in self._idle if w.host is not host]
         host.end()
@@ -368,44 +380,3 @@ def _readable(sources: list[Any], timeout: float | None) -> list[Any]:
     from multiprocessing.connection import wait
 
     return wait(sources, timeout)
-
-
-class Watch:
-    """Waits for any of some workers to say something or to die."""
-
-    def __init__(self) -> None:
-        self._poll: Any = None
-        if sys.platform != "win32":
-            import select
-
-            self._poll = select.poll()
-        self._by_source: dict[Any, tuple[Worker, bool]] = {}
-
-    def add(self, worker: Worker) -> None:
-        """Watch a worker: its pipe, and its end."""
-        pipe: Any = worker.line
-        end: Any = worker.pidfd if worker.pidfd is not None else worker.process.sentinel
-        if self._poll is not None:
-            pipe = pipe.fileno()
-            self._poll.register(pipe, 1)  # POLLIN; hang-ups are told unasked
-            self._poll.register(end, 1)
-        self._by_source[pipe] = (worker, True)
-        self._by_source[end] = (worker, False)
-
-    def remove(self, worker: Worker) -> None:
-        for source in [s for s, (w, _) in self._by_source.items() if w is worker]:
-            del self._by_source[source]
-            if self._poll is not None:
-                self._poll.unregister(source)
-
-    def wait(self, seconds: float | None) -> dict[Worker, bool]:
-        """Workers that have something to read (True), or nothing to read and are dead (False)."""
-        if self._poll is None:
-            ready = _readable(list(self._by_source), seconds)
-        else:
-            ready = [s for s, _ in self._poll.poll(None if seconds is None else seconds * 1000)]
-        found: dict[Worker, bool] = {}
-        for source in ready:
-            worker, readable = self._by_source[source]
-            found[worker] = readable or found.get(worker, False)
-        return found

@@ -121,7 +121,8 @@ def _alone(call: Call, probe: Probe) -> Iterator[Iterator[Any]]:
             items.clear()
             yield emptying(values)
         else:
-            yield _failing(call, error, index, items.pop())
+            errors, error = [error], None
+            yield _failing(call, errors, index, items.pop())
     if call.inputs.error is not None:
         yield _input_raised(call)
 
@@ -133,15 +134,17 @@ def _eagerly(call: Call, probe: Probe, size: int) -> Iterator[Iterator[Any]]:
     began = perf_counter()
     values, error = run_batch(call.mapper, call.fn, items)
     probe.add(len(values) + (error is not None), perf_counter() - began)
+    errors: list[BaseException] = []
     if error is not None:
+        errors, error = [error], None
         failed, item = index + len(values), items[len(values)]
         call.inputs.put_back(items[len(values) + 1 :])
     items.clear()
     # A list of plain small values may as well be iterated as it is; others must not be kept alive.
     plain = bool(values) and type(values[-1]) in _PLAIN
     yield iter(values) if plain else emptying(values)
-    if error is not None:
-        yield _failing(call, error, failed, item)
+    if errors:
+        yield _failing(call, errors, failed, item)
     elif call.inputs.error is not None:
         yield _input_raised(call)
 
@@ -149,9 +152,10 @@ def _eagerly(call: Call, probe: Probe, size: int) -> Iterator[Iterator[Any]]:
 _PLAIN = frozenset({int, float, bool, str, type(None)})
 
 
-def _failing(call: Call, error: BaseException, index: int, item: Any) -> Iterator[Any]:
-    """The place of an item that raised."""
-    yield call.again(error, index, item)
+def _failing(call: Call, errors: list[BaseException], index: int, item: Any) -> Iterator[Any]:
+    """The place of an item that raised. The error is handed over in a list, and leaves it, so that
+    no frame of its own traceback keeps it alive."""
+    yield call.again(errors.pop(), index, item)
 
 
 def _input_raised(call: Call) -> Iterator[Any]:
@@ -176,9 +180,10 @@ def _one_by_one(call: Call, probe: Probe, count: int) -> Iterator[Any]:
             done += 1
             try:
                 out.append(one(item))
+            except StopIteration:
+                out.append(call.again(stopped(), index + done - 1, item))
             except BaseException as error:
-                failed = stopped() if isinstance(error, StopIteration) else error
-                out.append(call.again(failed, index + done - 1, item))
+                out.append(call.again(error, index + done - 1, item))
             item = None
             yield out.pop()
         ended = done < count

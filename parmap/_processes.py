@@ -23,7 +23,6 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from multiprocessing import spawn
 from typing import Any
 
 from parmap import _messages, _worker
@@ -37,6 +36,8 @@ _caller_ends: weakref.WeakSet[Any] = weakref.WeakSet()
 
 class _Hosted:
     """Mixed into multiprocessing's Process classes: a process with a seat."""
+
+    swept_by_server = False  # whether somebody outlives a killed caller and removes its files
 
     def __init__(self, *args: Any, hiring: Hiring, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -61,8 +62,9 @@ class _Hosted:
         for end in list(_caller_ends):
             end.close()
         parent = multiprocessing.process.parent_process()
-        assert parent is not None and self.seat is not None
-        _worker.watch_parent(parent.sentinel, swept_by_server=self._start_method == "forkserver")
+        assert parent is not None
+        assert self.seat is not None
+        _worker.watch_parent(parent.sentinel, swept_by_server=self.swept_by_server)
         # The Pool makes its processes daemonic. To fn that would be a difference from map: it may
         # start processes of its own.
         self.daemon = False
@@ -138,6 +140,9 @@ def interrupts_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # starting it later would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -162,6 +167,7 @@ class Hiring:
         self._class = _process_class(method)
         self._left = count
         self._locks: list[_Lock] = []
+        self._queues: list[Any] = []
         self.processes: list[Any] = []
         self.store, self.initializer, self.idle_seconds = store, initializer, idle_seconds
 
@@ -176,16 +182,34 @@ class Hiring:
     def SimpleQueue(self) -> Any:  # noqa: N802
         from multiprocessing.queues import SimpleQueue
 
-        return SimpleQueue(ctx=self)
+        self._queues.append(SimpleQueue(ctx=self))
+        return self._queues[-1]
 
     def Lock(self) -> _Lock:  # noqa: N802
         self._locks.append(_Lock())
         return self._locks[-1]
 
-    def give_back_locks(self) -> None:
-        """Release every lock, whoever held it. For when all workers are dead."""
+    def disarm(self) -> None:
+        """When all workers are dead: let `Pool.terminate` find no lock taken, whoever held it, and
+        nothing in a queue to read, for a worker killed at its start may have read half of it."""
         for lock in self._locks:
             lock.release()
+        for queue in self._queues:
+            if queue is not self._queues[-1]:  # the last one is between the Pool's own threads
+                queue._reader = _Quiet(queue._reader)
+
+
+class _Quiet:
+    """The reading end of a queue, of which `poll` says that nothing is there."""
+
+    def __init__(self, reader: Any):
+        self._reader = reader
+
+    def poll(self) -> bool:
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
 
 
 class _Lock:
@@ -265,9 +289,18 @@ if sys.platform != "win32":
             return _fork_popen()(process)
 
     class ForkServerProcess(_Hosted, multiprocessing.context.ForkServerProcess):
+        swept_by_server = True
+
         @staticmethod
         def _Popen(process: Any) -> Any:  # noqa: N802
             return _forkserver_popen()(process)
+
+
+def _untyped(name: str) -> Any:
+    """A module of multiprocessing whose undocumented half is not in the type stubs."""
+    import importlib
+
+    return importlib.import_module(f"multiprocessing.{name}")
 
 
 @functools.cache
@@ -284,11 +317,14 @@ def _fork_popen() -> Any:
 def _spawn_popen() -> Any:
     if sys.platform == "win32":
         return _spawn_popen_windows()
-    from multiprocessing import popen_spawn_posix, resource_tracker, util
+    from multiprocessing import popen_spawn_posix, resource_tracker
+
+    spawn, util = _untyped("spawn"), _untyped("util")
 
     class Popen(_OnePoll, popen_spawn_posix.Popen):
         def _launch(self, process: Any) -> None:
-            tracker = resource_tracker.getfd()  # type: ignore[attr-defined]
+            tracker = resource_tracker.getfd()
+            self._fds: list[int]
             data = _pickled(self, process)
             status_r, status_w = os.pipe()
             data_r, data_w = os.pipe()
@@ -310,10 +346,10 @@ def _spawn_popen() -> Any:
 
 def _spawn_popen_windows() -> Any:  # not tested: there is no Windows here
     """There `_launch` has no seam for the preparation data, so it is exchanged for the moment."""
-    from multiprocessing import popen_spawn_win32
+    popen_spawn_win32 = _untyped("popen_spawn_win32")
 
     def popen(process: Any) -> Any:
-        module: Any = popen_spawn_win32.spawn  # type: ignore[attr-defined]
+        module = popen_spawn_win32.spawn
         standard = module.get_preparation_data
         module.get_preparation_data = _preparation
         try:
@@ -326,10 +362,13 @@ def _spawn_popen_windows() -> Any:  # not tested: there is no Windows here
 
 @functools.cache
 def _forkserver_popen() -> Any:
-    from multiprocessing import forkserver, popen_forkserver, util
+    from multiprocessing import forkserver, popen_forkserver
+
+    util = _untyped("util")
 
     class Popen(_OnePoll, popen_forkserver.Popen):
         def _launch(self, process: Any) -> None:
+            self._fds: list[int]
             data = _pickled(self, process)
             self.sentinel, writer = _server().connect_to_new_process(self._fds)
             # The worker takes the closing of this duplicate as its caller's death.

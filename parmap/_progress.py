@@ -13,6 +13,9 @@ from typing import Any
 SHOW_AFTER = 2.0
 
 
+Setting = bool | str | dict[str, Any] | None
+
+
 class Progress:
     """The bar of one call, counted in items. It draws nothing, and imports nothing, until it shows.
 
@@ -20,7 +23,7 @@ class Progress:
         wanted: whether a bar may come; who ticks can spare itself the rest.
     """
 
-    def __init__(self, setting: bool | str | dict[str, Any] | None, total: Callable[[], int | None]):
+    def __init__(self, setting: Setting, total: Callable[[], int | None]):
         self.wanted = setting is not False
         self._setting = setting
         self._total = total

@@ -191,22 +191,15 @@ def _functions_in(value: Any) -> Iterator[types.FunctionType]:
             value = value.__wrapped__
         elif isinstance(value, types.MethodType):
             value = value.__func__
-        elif isinstance(value, _partial()):
-            value = value.func
+        elif type(value).__name__ == "partial" and hasattr(value, "func"):
+            value = value.func  # functools.partial, and what imitates it
         else:
             break
     if isinstance(value, type):
         yield from (f for f in vars(value).values() if isinstance(f, types.FunctionType))
     elif not isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.ModuleType):
-        call = getattr(type(value), "__call__", None)
-        if isinstance(call, types.FunctionType):
-            yield call
-
-
-def _partial() -> type:
-    import functools
-
-    return functools.partial
+        calls = (vars(cls).get("__call__") for cls in type(value).__mro__)
+        yield from (call for call in calls if isinstance(call, types.FunctionType))
 
 
 def _cell(cell: types.CellType) -> Any:

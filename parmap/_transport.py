@@ -18,10 +18,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-# Bytes up to which a message travels in the pipe itself. multiprocessing writes messages up to 16384
-# bytes in one system call, so a worker that is killed leaves a whole message or none, and a few of
-# them fit the smallest pipe buffer there is. Smaller would send small items by file, at some 20 us
-# each; larger would bring back the half message that hangs every other pool.
+# Bytes up to which a message travels in the pipe itself. It is written in one system call and fits
+# the pipe, so a worker that is killed leaves a whole message or none. Smaller would send small
+# items by file, at some 20 us each; larger would bring back the half message that hangs every
+# other pool.
 INLINE_BYTES = 16_384
 
 # Bytes from which one buffer leaves the pickle and lies in the file as it is. Smaller costs more in
@@ -61,9 +61,7 @@ class Parcel(NamedTuple):
             _unlink(self.path)
 
 
-def dumps(
-    obj: Any, buffers: list[memoryview] | None = None, *, shares_main: bool = False
-) -> bytes:
+def dumps(obj: Any, buffers: list[memoryview] | None = None, *, shares_main: bool = False) -> bytes:
     """Pickle by reference what a worker can import, by value what it cannot.
 
     Plain pickle is several times faster than cloudpickle and right for nearly all data. Where it

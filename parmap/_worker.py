@@ -51,6 +51,7 @@ FLUSH_SECONDS = 0.05
 # own. Cheaper items are run by the slice, at C speed, which a board entry each would double.
 SINGLE_SECONDS = 50e-6
 
+
 class Seat(NamedTuple):
     """What a worker was given at its start.
 
@@ -210,11 +211,11 @@ class _Run:
         size = 1
         board = self._seat.board.words
         board[CHUNK] = self._work.number
-        while self._next < self._total and board[CANCELLED] < self._work.job:
+        while self._next < self._total and board[CANCELLED] != self._work.job:
             size = self._run_slice(min(size, self._total - self._next))
-            if time.perf_counter() - self._began > self._job.flush_seconds:
-                if self._next < self._total:
-                    self._send(last=False)
+            held = time.perf_counter() - self._began
+            if held > self._job.flush_seconds and self._next < self._total:
+                self._send(last=False)
         self._send(last=True)
         board[STARTED] = 0  # nothing is running
         _flush_output()
@@ -318,10 +319,8 @@ def watch_parent(sentinel: int, swept_by_server: bool) -> None:
 
         set_signal = fcntl.F_SETSIG  # Linux
     except (ImportError, AttributeError):
-        from multiprocessing.connection import wait
-
         threading.Thread(
-            target=lambda: (wait([sentinel]), _orphaned()), name="parmap-orphan", daemon=True
+            target=_wait_for_orphanhood, args=(sentinel,), name="parmap-orphan", daemon=True
         ).start()
         return
     if not swept_by_server:
@@ -334,6 +333,13 @@ def watch_parent(sentinel: int, swept_by_server: bool) -> None:
     poll.register(sentinel, select.POLLIN)
     if poll.poll(0):  # it was gone before we asked to be told
         _orphaned()
+
+
+def _wait_for_orphanhood(sentinel: int) -> None:
+    from multiprocessing.connection import wait
+
+    wait([sentinel])
+    _orphaned()
 
 
 def _orphaned(*_: object) -> None:

@@ -55,7 +55,7 @@ class WorkerDied(BrokenExecutor):
         )
 
 
-class RemoteTraceback(Exception):
+class RemoteTraceback(Exception):  # noqa: N818  (the name the standard library's pools use)
     """The `__cause__` of an exception that was raised in a worker: its traceback, as text."""
 
     def __init__(self, text: str):

@@ -25,6 +25,8 @@ ROOMS = [
     "_decision",
     "_flow",
     "_engine",
+    "_chunk",
+    "_watch",
     "_report",
     "_probe",
     "_call",
@@ -50,6 +52,8 @@ CALLERS = {
     "_decision",
     "_flow",
     "_engine",
+    "_chunk",
+    "_watch",
     "_report",
     "_probe",
     "_plan",
@@ -61,8 +65,16 @@ CALLERS = {
 THIRD_PARTIES = {
     "cloudpickle": {"_transport", "_boot"},
     "tqdm": {"_progress"},
-    "multiprocessing": {"_pool", "_processes", "_boot", "_worker",
-    "_messages", "_line", "_call"},
+    "multiprocessing": {
+        "_pool",
+        "_watch",
+        "_processes",
+        "_boot",
+        "_worker",
+        "_messages",
+        "_line",
+        "_call",
+    },
 }
 
 OPTIONS = list(_call.Settings.__annotations__)
