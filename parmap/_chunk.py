@@ -33,6 +33,7 @@ class Chunk:
     parts: deque[tuple[int, Parcel | Failure | BaseException]] = field(default_factory=deque)
     got: int = 0
     done: bool = False
+    inline_bytes: int = 0  # what it put into the pipe
     origin: int = 0  # index that offset 0 on the board stands for
     number: int = field(default_factory=lambda: next(_chunk_numbers))
 

@@ -164,7 +164,8 @@ class Decision:
         from parmap._flow import Flow
 
         try:
-            facts = _state.facts(self._call.fn)
+            initializer = self._call.settings.initializer
+            facts = _state.facts(self._call.fn, code_only=initializer is not None)
             self._engine = LocalEngine(self._call, self._plan.workers, facts, self._cores)
         except TypeError as error:  # the function does not pickle
             self._cannot(str(error), error, quietly=True)

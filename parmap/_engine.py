@@ -27,6 +27,10 @@ from parmap._watch import Watch
 # give up when memory is short for a moment; more would only repeat the same traceback.
 BOOT_TRIES = 3
 
+# Bytes in the pipe to a worker, above which it gets no further chunk. With the largest message and
+# the job on top it stays below the 64 KiB of a pipe. Smaller would let workers wait.
+MOST_INLINE_AHEAD = 24_000
+
 _numbers = itertools.count(1)
 
 
@@ -39,11 +43,12 @@ class LocalEngine:
         self._job_number = next(_numbers)
         self._timeout = s.task_timeout
         method = start_method(s.mp_context) if s.mp_context is not None else None
-        self._crew = _pool.crew(method, call.initializer())
-        self.method = self._crew.method
+        self.method = method or default_method()
         self._forked = self.method == "fork"
         if self._forked:  # a snapshot of this moment: workers of this call only
-            self._crew = _pool.Crew.forked(self._crew.initializer)
+            self._crew = _pool.Crew.forked(self._inherit_initializer(call))
+        else:
+            self._crew = _pool.crew(self.method, call.initializer())
         self._job = self._make_job(call, facts, max(1, cores // workers))
         self._place = None if self._forked else _state.place()
         self._queues: dict[_pool.Worker, deque[Chunk]] = {}
@@ -58,6 +63,14 @@ class LocalEngine:
         except BaseException:
             self._let_go_of_task()
             raise
+
+    def _inherit_initializer(self, call: Call) -> int | None:
+        """Leave the initializer where forked workers find it, under a key of its own."""
+        s = call.settings
+        if s.initializer is None:
+            return None
+        _worker.inherited[-self._job_number] = (s.initializer, s.initargs)
+        return -self._job_number
 
     def _make_job(self, call: Call, facts: _state.Facts | None, threads: int) -> _messages.Job:
         task: Parcel | int
@@ -96,14 +109,22 @@ class LocalEngine:
         """A worker with fewer than `low` chunks: the one with the fewest."""
         least = None
         for worker, queue in self._queues.items():
-            if len(queue) < low:
+            if len(queue) < low and not self.full(worker):
                 low, least = len(queue), worker
         return least
 
+    def full(self, worker: _pool.Worker) -> bool:
+        """Whether the pipe may hold all it can, and a write wait for the worker to read: which may
+        itself be waiting for us to read."""
+        queue = self._queues[worker]
+        return bool(queue) and (
+            not worker.line.roomy or sum(chunk.inline_bytes for chunk in queue) > MOST_INLINE_AHEAD
+        )
+
     def send(self, chunk: Chunk, worker: _pool.Worker) -> None:
         """Send a chunk. Raises what pickling the items raises."""
-        chunk.origin = chunk.start
         parcel = pack(chunk.items, self._crew.store)
+        chunk.origin, chunk.inline_bytes = chunk.start, len(parcel.payload)
         if worker.job != self._job_number:
             self._tell_job(worker)
         self._queues[worker].append(chunk)
@@ -158,6 +179,7 @@ class LocalEngine:
     def _let_go_of_task(self) -> None:
         if self._forked:
             _worker.inherited.pop(self._job_number, None)
+            _worker.inherited.pop(-self._job_number, None)
         elif isinstance(self._job.task, Parcel):
             self._job.task.discard()
 

@@ -121,6 +121,8 @@ class Flow:
                 if chunk is None or self._call.inputs.slow:
                     engine.flush(worker)
                     return
+                if engine.full(worker):
+                    break
             engine.flush(worker)
 
     def _depths(self, left: int | None, size: int) -> tuple[int, int]:

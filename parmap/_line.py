@@ -29,7 +29,8 @@ class Line:
 
     def __init__(self, reader: Any, writer: Any):
         self._reader, self._writer = reader, writer
-        self._source, self._sink = reader.fileno(), writer.fileno()
+        self._source: int = reader.fileno()
+        self._sink: int = writer.fileno()
         self._buffer = b""
         self._posted: list[bytes] = []
         self.roomy: bool = _capacity(self._sink) >= _PIPE_BYTES

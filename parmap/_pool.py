@@ -26,7 +26,7 @@ from contextlib import suppress
 from typing import Any
 
 from parmap import _messages, _worker
-from parmap._processes import Hiring, default_method, forget_after_fork, interrupts_held
+from parmap._processes import Hiring, forget_after_fork, interrupts_held
 from parmap._transport import Store, frame, new_store, open_frame
 
 # Seconds after which a worker without work ends itself. Smaller makes programs that call now and
@@ -137,7 +137,7 @@ class _Host:
 class Crew:
     """All workers of one start method and initializer, whichever Pools host them."""
 
-    def __init__(self, method: str, initializer: bytes | None, store: Store):
+    def __init__(self, method: str, initializer: bytes | int | None, store: Store):
         self.method = method
         self.initializer = initializer
         self.store = store
@@ -263,7 +263,7 @@ class Crew:
         host.end()
 
     @classmethod
-    def forked(cls, initializer: bytes | None) -> Crew:
+    def forked(cls, initializer: int | None) -> Crew:
         """A crew of one call: forks of the caller as it is now."""
         return cls("fork", initializer, new_store(shares_main=True))
 
@@ -317,9 +317,9 @@ def store() -> Store:
         return _store
 
 
-def crew(method: str | None, initializer: bytes | None) -> Crew:
-    """The crew for a start method (None: the default) and a pickled initializer."""
-    key = (method or default_method(), initializer)
+def crew(method: str, initializer: bytes | None) -> Crew:
+    """The crew for a start method and a pickled initializer."""
+    key = (method, initializer)
     with _lock:
         if key not in _crews:
             _crews[key] = Crew(*key, store())

@@ -162,7 +162,12 @@ class Hiring:
     """
 
     def __init__(
-        self, method: str, count: int, store: Store, initializer: bytes | None, idle_seconds: float
+        self,
+        method: str,
+        count: int,
+        store: Store,
+        initializer: bytes | int | None,
+        idle_seconds: float,
     ):
         self._class = _process_class(method)
         self._left = count

@@ -98,18 +98,21 @@ _STDLIB = os.path.dirname(os.__file__) + os.sep
 _OURS = os.path.dirname(__file__) + os.sep
 
 
-def facts(fn: Callable[..., Any]) -> Facts:
+def facts(fn: Callable[..., Any], code_only: bool = False) -> Facts:
     """What `fn` reads, as far as code objects show it: name -> value or checksum.
 
     Its own code and that of the functions it reaches by reference, and the scalars among the
     globals and module attributes that those read. Not containers, which serve as memo tables; not
     names that the reached code itself assigns; nothing of the standard library or site-packages.
+    Of calls with an initializer the code only, for an initializer is there to set state.
     """
     found: Facts = {}
     assigned: set[str] = set()
     for function, module, reads in _reached(fn):
         found[f"{module}.{function.__qualname__}()"] = reads.checksum
         assigned.update(reads.assigned)
+        if code_only:
+            continue
         for name, value in _bindings(function, module, reads):
             if isinstance(value, _SCALARS) or _scalar_tuple(value):
                 found[name] = repr(value)
@@ -131,6 +134,22 @@ def classes(fn: Callable[..., Any]) -> Iterator[type]:
         for value in [*cells, *(v for _, v in _bindings(function, module, reads))]:
             if isinstance(value, type) and not _foreign(_file_of(value)):
                 yield value
+
+
+def by_value(function: object) -> bool:
+    """Whether a function has globals of its own rather than those of an imported module."""
+    namespace = getattr(function, "__globals__", None)
+    module = sys.modules.get(getattr(function, "__module__", None) or "")
+    return namespace is not None and (module is None or vars(module) is not namespace)
+
+
+def share(names: dict[str, Any], fn: Callable[..., Any]) -> None:
+    """Set globals that an initializer set, in the functions of its module that `fn` reaches."""
+    if not names:
+        return
+    for function, _, _ in _reached(fn):
+        if by_value(function) and function.__globals__.get("__name__") == names["__name__"]:
+            function.__globals__.update(names)
 
 
 def _file_of(cls: type) -> str:

@@ -59,14 +59,15 @@ class Seat(NamedTuple):
         line: its end of the line to the caller.
         board: the words shared with the caller.
         store: where its files go.
-        initializer: pickled (initializer, initargs) of the caller's, or None.
+        initializer: pickled (initializer, initargs) of the caller's, or the key of inherited ones,
+            or None.
         idle_seconds: how long it waits for work before it ends itself.
     """
 
     line: Line
     board: Board
     store: Store
-    initializer: bytes | None
+    initializer: bytes | int | None
     idle_seconds: float
 
     def receive(self) -> Job | Work | None:
@@ -121,39 +122,49 @@ def serve() -> None:
     """The one task of a worker in its Pool: answer chunks until there are no more."""
     seat = _seat
     assert seat is not None
-    spoiled = _initialize(seat.initializer)
+    initialized = _initialize(seat.initializer)
     seat.board.words[READY] = 1
     desk: _Desk | None = None
     while (message := seat.receive()) is not None:
         if isinstance(message, Job):
             desk = None  # lets go of the last call's function before the next one is unpacked
-            desk = _Desk(seat, message, spoiled)
+            desk = _Desk(seat, message, initialized)
         elif desk is not None:
             desk.answer(message)
 
 
-def _initialize(pickled: bytes | None) -> Failure | None:
-    """Run the caller's initializer. What it raises is told to the call, which it ends."""
-    if pickled is None:
-        return None
+def _initialize(given: bytes | int | None) -> Failure | dict[str, Any]:
+    """Run the caller's initializer: what it raised, or the globals it set.
+
+    A function that travels by value has globals of its own, so what the initializer set in them is
+    handed to each mapped function of the same module (see `_Desk`).
+    """
+    if given is None:
+        return {}
     try:
-        initializer, initargs = pickle.loads(pickled)
+        initializer, initargs = inherited[given] if isinstance(given, int) else pickle.loads(given)
+        namespace = getattr(initializer, "__globals__", {})
+        before = dict(namespace)
         initializer(*initargs)
-    except BaseException as error:
+    except BaseException as error:  # told to the call, which it ends
         return _captured(error)
-    return None
+    if isinstance(given, int) or not _state.by_value(initializer):
+        return {}
+    missing = object()
+    changed = {k: v for k, v in namespace.items() if before.get(k, missing) is not v}
+    return {**changed, "__name__": namespace.get("__name__")}
 
 
 class _Desk:
     """One call as one worker sees it."""
 
-    def __init__(self, seat: Seat, job: Job, spoiled: Failure | None):
+    def __init__(self, seat: Seat, job: Job, initialized: Failure | dict[str, Any]):
         self._seat = seat
         self._job = job
         self._refused: Refusal | None = None
         self._task: tuple[Mapper, Callable[..., Any]] | None = None
-        if spoiled is not None:
-            self._refused = Refusal(job.number, None, "initializer", spoiled)
+        if isinstance(initialized, Failure):
+            self._refused = Refusal(job.number, None, "initializer", initialized)
             return
         if job.place is not None:
             _state.follow(job.place, job.threads)
@@ -162,8 +173,9 @@ class _Desk:
         except UNTRUSTED as error:
             self._refused = Refusal(job.number, None, "function", _captured(error))
             return
+        _state.share(initialized, self._task[1])
         if job.facts is not None:
-            mine = _state.facts(self._task[1])
+            mine = _state.facts(self._task[1], code_only=seat.initializer is not None)
             if mine != job.facts:
                 self._refused = Refusal(job.number, None, "facts", None, mine)
 
