@@ -20,6 +20,7 @@ from parmap import _messages, _pool, _state, _worker
 from parmap._call import Call, start_method
 from parmap._chunk import Chunk, Event, Lost, Part, Refused, Unavailable
 from parmap._outcome import UNTRUSTED, short_repr
+from parmap._processes import default_method
 from parmap._transport import Parcel, Store, dumps_by_value, pack
 from parmap._watch import Watch
 

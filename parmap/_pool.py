@@ -26,7 +26,8 @@ from contextlib import suppress
 from typing import Any
 
 from parmap import _messages, _worker
-from parmap._processes import Hiring, forget_after_fork, interrupts_held
+from parmap._hiring import Hiring
+from parmap._processes import forget_after_fork, interrupts_held
 from parmap._transport import Store, frame, new_store, open_frame
 
 # Seconds after which a worker without work ends itself. Smaller makes programs that call now and

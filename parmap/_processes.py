@@ -5,8 +5,7 @@ script again and again. Workers of ours need no `__main__`, since functions trav
 these contexts leave it out. All of it is private to parmap: the preparation data, the fork server
 and its preload list that multiprocessing shares with the user's own code are not touched.
 
-A process made here comes with a pipe and a board of its own, and a context makes no more of them
-than it was asked for: when a worker is gone, the Pool gets a `_Vacancy` in its place instead.
+A process made here comes with a line and a board of its own.
 """
 
 from __future__ import annotations
@@ -27,7 +26,6 @@ from typing import Any
 
 from parmap import _messages, _worker
 from parmap._line import line_pair
-from parmap._transport import Store
 
 # The caller's ends of all pipes. A forked worker inherits those of its siblings, and would keep
 # them open after the caller's death; it closes them first thing.
@@ -39,7 +37,7 @@ class _Hosted:
 
     swept_by_server = False  # whether somebody outlives a killed caller and removes its files
 
-    def __init__(self, *args: Any, hiring: Hiring, **kwargs: Any):
+    def __init__(self, *args: Any, hiring: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.line, far = line_pair()
         self.board = _messages.Board()
@@ -150,114 +148,6 @@ def interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class Hiring:
-    """A multiprocessing context that makes `count` workers, and no more.
-
-    It is what a Pool asks for processes, queues and locks. Its queues' locks are its own, so that
-    one that a dead worker held can be given back.
-
-    Attributes:
-        processes: the workers made so far, of the class `_Hosted`.
-        store, initializer, idle_seconds: what each gets (see `_worker.Seat`).
-    """
-
-    def __init__(
-        self,
-        method: str,
-        count: int,
-        store: Store,
-        initializer: bytes | int | None,
-        idle_seconds: float,
-    ):
-        self._class = _process_class(method)
-        self._left = count
-        self._locks: list[_Lock] = []
-        self._queues: list[Any] = []
-        self.processes: list[Any] = []
-        self.store, self.initializer, self.idle_seconds = store, initializer, idle_seconds
-
-    def Process(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802  (multiprocessing's name)
-        if self._left <= 0:
-            return _Vacancy()
-        self._left -= 1
-        process = self._class(*args, hiring=self, **kwargs)
-        self.processes.append(process)
-        return process
-
-    def SimpleQueue(self) -> Any:  # noqa: N802
-        from multiprocessing.queues import SimpleQueue
-
-        self._queues.append(SimpleQueue(ctx=self))
-        return self._queues[-1]
-
-    def Lock(self) -> _Lock:  # noqa: N802
-        self._locks.append(_Lock())
-        return self._locks[-1]
-
-    def disarm(self) -> None:
-        """When all workers are dead: let `Pool.terminate` find no lock taken, whoever held it, and
-        nothing in a queue to read, for a worker killed at its start may have read half of it."""
-        for lock in self._locks:
-            lock.release()
-        for queue in self._queues:
-            if queue is not self._queues[-1]:  # the last one is between the Pool's own threads
-                queue._reader = _Quiet(queue._reader)
-
-
-class _Quiet:
-    """The reading end of a queue, of which `poll` says that nothing is there."""
-
-    def __init__(self, reader: Any):
-        self._reader = reader
-
-    def poll(self) -> bool:
-        return False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reader, name)
-
-
-class _Lock:
-    """A lock between processes: an empty message in a pipe, which is taken and put back.
-
-    Not a semaphore: those have names that a killed caller leaves behind, do not exist everywhere
-    (AWS Lambda), and stay taken for ever when their holder is killed.
-    """
-
-    def __init__(self) -> None:
-        self._reader, self._writer = multiprocessing.connection.Pipe(duplex=False)
-        self.release()
-
-    def acquire(self) -> bool:
-        self._reader.recv_bytes()
-        return True
-
-    def release(self) -> None:
-        self._writer.send_bytes(b"")
-
-    def __enter__(self) -> bool:
-        return self.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
-
-
-class _Vacancy:
-    """What a Pool gets instead of another process: never started, never running, never joined.
-
-    A Pool replaces each dead worker from a thread of its own, for ever, in a loop when they die at
-    their start. Having no `sentinel`, this is not watched; having no exit code, not replaced.
-    """
-
-    name, daemon, exitcode, pid = "vacancy", True, None, 0
-
-    def start(self) -> None: ...
-    def terminate(self) -> None: ...
-    def join(self) -> None: ...
-    def is_alive(self) -> bool:
-        return False
-
-
 # --------------------------------------------------------------------------- one class a method
 
 
@@ -266,13 +156,15 @@ def default_method() -> str:
 
     Not fork: it copies locks of threads that do not exist in the copy (see docs/design.md).
     """
+    methods = multiprocessing.get_all_start_methods()  # the system's default comes first
     chosen = multiprocessing.get_start_method(allow_none=True)
-    if chosen is not None:
+    # Any use of multiprocessing settles the default, so the default was not necessarily chosen.
+    if chosen is not None and chosen != methods[0]:
         return chosen
-    return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    return "forkserver" if "forkserver" in methods else "spawn"
 
 
-def _process_class(method: str) -> Any:
+def process_class(method: str) -> Any:
     return {
         "fork": ForkProcess,
         "spawn": SpawnProcess,
@@ -386,6 +278,14 @@ def _forkserver_popen() -> Any:
     return Popen
 
 
+def _has_directory() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
+
+
 def start_server() -> None:
     """Start the fork server, without waiting until it is up."""
     _server().ensure_running()
@@ -401,7 +301,7 @@ def _server() -> Any:
             # user's default start method (before 3.14); that is taken back.
             before = multiprocessing.get_start_method(allow_none=True)
             # They also ask for the working directory, unless nothing is to be preloaded.
-            self.set_forkserver_preload(["parmap._boot"] if os.path.isdir(".") else [])
+            self.set_forkserver_preload(["parmap._boot"] if _has_directory() else [])
             with interrupts_held():
                 super().ensure_running()
             if before is None:

@@ -83,7 +83,12 @@ class Seat(NamedTuple):
 
     def send(self, message: Answer | Refusal) -> None:
         self.line.post(frame(message.wire(), self.store))
-        self.line.flush()
+        try:
+            self.line.flush()
+        except (
+            BrokenPipeError
+        ):  # nobody wants it: the caller is gone, or has no use for this worker
+            _leave()
 
 
 def _wait_for(line: Line, seconds: float) -> bool:
@@ -352,6 +357,15 @@ def _wait_for_orphanhood(sentinel: int) -> None:
 
     wait([sentinel])
     _orphaned()
+
+
+def _leave() -> None:
+    from multiprocessing import parent_process
+
+    parent = parent_process()
+    if parent is None or not parent.is_alive():
+        _orphaned()
+    os._exit(0)
 
 
 def _orphaned(*_: object) -> None:

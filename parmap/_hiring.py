@@ -1,0 +1,121 @@
+"""What a Pool gets for a context: workers once, and locks that can be given back.
+
+A Pool asks its context for processes, queues and locks. This one makes no more processes than were
+hired: when a worker is gone, the Pool gets a `_Vacancy` in its place, and so replaces nobody.
+"""
+
+from __future__ import annotations
+
+import multiprocessing.connection
+from typing import Any
+
+from parmap._processes import process_class
+from parmap._transport import Store
+
+
+class Hiring:
+    """A multiprocessing context that makes `count` workers, and no more.
+
+    It is what a Pool asks for processes, queues and locks. Its queues' locks are its own, so that
+    one that a dead worker held can be given back.
+
+    Attributes:
+        processes: the workers made so far, of the class `_Hosted`.
+        store, initializer, idle_seconds: what each gets (see `_worker.Seat`).
+    """
+
+    def __init__(
+        self,
+        method: str,
+        count: int,
+        store: Store,
+        initializer: bytes | int | None,
+        idle_seconds: float,
+    ):
+        self._class = process_class(method)
+        self._left = count
+        self._locks: list[_Lock] = []
+        self._queues: list[Any] = []
+        self.processes: list[Any] = []
+        self.store, self.initializer, self.idle_seconds = store, initializer, idle_seconds
+
+    def Process(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802  (multiprocessing's name)
+        if self._left <= 0:
+            return _Vacancy()
+        self._left -= 1
+        process = self._class(*args, hiring=self, **kwargs)
+        self.processes.append(process)
+        return process
+
+    def SimpleQueue(self) -> Any:  # noqa: N802
+        from multiprocessing.queues import SimpleQueue
+
+        self._queues.append(SimpleQueue(ctx=self))
+        return self._queues[-1]
+
+    def Lock(self) -> _Lock:  # noqa: N802
+        self._locks.append(_Lock())
+        return self._locks[-1]
+
+    def disarm(self) -> None:
+        """When all workers are dead: let `Pool.terminate` find no lock taken, whoever held it, and
+        nothing in a queue to read, for a worker killed at its start may have read half of it."""
+        for lock in self._locks:
+            lock.release()
+        for queue in self._queues:
+            if queue is not self._queues[-1]:  # the last one is between the Pool's own threads
+                queue._reader = _Quiet(queue._reader)
+
+
+class _Quiet:
+    """The reading end of a queue, of which `poll` says that nothing is there."""
+
+    def __init__(self, reader: Any):
+        self._reader = reader
+
+    def poll(self) -> bool:
+        return False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
+
+
+class _Lock:
+    """A lock between processes: an empty message in a pipe, which is taken and put back.
+
+    Not a semaphore: those have names that a killed caller leaves behind, do not exist everywhere
+    (AWS Lambda), and stay taken for ever when their holder is killed.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = multiprocessing.connection.Pipe(duplex=False)
+        self.release()
+
+    def acquire(self) -> bool:
+        self._reader.recv_bytes()
+        return True
+
+    def release(self) -> None:
+        self._writer.send_bytes(b"")
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class _Vacancy:
+    """What a Pool gets instead of another process: never started, never running, never joined.
+
+    A Pool replaces each dead worker from a thread of its own, for ever, in a loop when they die at
+    their start. Having no `sentinel`, this is not watched; having no exit code, not replaced.
+    """
+
+    name, daemon, exitcode, pid = "vacancy", True, None, 0
+
+    def start(self) -> None: ...
+    def terminate(self) -> None: ...
+    def join(self) -> None: ...
+    def is_alive(self) -> bool:
+        return False
