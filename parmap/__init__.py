@@ -6,17 +6,19 @@
 One call, front to back, by the rooms it goes through:
 
     pmap(fn, items)
-      1 _api        check the arguments, name the call (_call, _inputs)    -> Call
+      1 _api        check the arguments (_call), draw from _inputs         -> Call
       2 _probe      run the first items here, keep their results           -> Probe
       3 _plan       + what _machine says we may use; _decision goes over   -> Plan
-      4 _engine     lease warm workers from _pool, which _processes makes
+      4 _engine     lease warm workers from _pool, which hosts them in Pools;
+                    _hiring and _processes say how one is made
       5 _flow       cut chunks to measure, keep every worker fed           -> Chunk
                     _transport.pack                                        -> Parcel
+                    _line carries it, as one of the _messages              -> Work
       ========================= process wall ===========================
       6 _worker     the same state? (_state) then run each item (_outcome) -> Answer
       ========================= process wall ===========================
-      7 _flow       unpack, put in order, hand out
-      8 _progress   one tick per finished item
+      7 _flow       _watch who speaks or dies, unpack, put in order, hand out
+      8 _progress   one tick per finished item; _report tells it all
 
 Imports run one way, down this list; `tests/test_house.py` keeps it so. A worker imports `_worker`
 and what lies below it, so this page imports nothing: the public names are loaded on first use.

@@ -245,7 +245,8 @@ def pmap(
         mp_context: start method name or multiprocessing context. Default None: what the user set
             for multiprocessing, else "forkserver", else "spawn". "fork" forks workers for this
             call, which see the caller as it is now.
-        executor: run on this engine instead of workers of this machine; the user owns it.
+        executor: reserved for engines other than this machine's workers; anything but None is
+            refused for now.
 
     Returns:
         An iterator with two more attributes: `report` (see `Report`) and `close()`.

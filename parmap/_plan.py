@@ -39,7 +39,8 @@ class Facts(NamedTuple):
         transfer_per_item: seconds to move one item there and its result back.
         bytes_per_item: of the two, pickled.
         boot: seconds until workers can be had, in which items go on being run here; start: seconds
-            then lost to having them; both 0 when they are warm.
+            then lost to having them; both 0 when some are warm.
+        hire: seconds to start one more worker; warm: workers that need no start.
         call: fixed cost of a parallel call.
         cores: that may be used; most_workers: the caller's `max_workers`, or None.
         memory_workers: as many as memory has room for, or None.
@@ -56,6 +57,8 @@ class Facts(NamedTuple):
     boot: float
     start: float
     call: float
+    hire: float
+    warm: int
     cores: int
     most_workers: int | None = None
     memory_workers: int | None = None
@@ -136,11 +139,14 @@ def _speed(f: Facts, workers: int) -> float:
 
 def _parallel_seconds(f: Facts, serial: float, workers: int) -> float:
     """What the rest takes if workers are sought now: serial until they are there, then shared."""
+    start = f.start + f.hire * max(0, workers - f.warm)
     if serial <= f.boot:
-        return serial + f.start
+        return serial + start
     share = 1 - f.boot / serial if serial else 1.0
     moved = share * f.expected * f.transfer_per_item
-    return f.boot + f.start + f.call + share * serial / _speed(f, workers) + moved
+    shared = share * serial / _speed(f, workers)
+    rounds = math.ceil(share * f.expected / workers) * f.seconds_per_item  # whole items only
+    return f.boot + start + f.call + max(shared, rounds) + moved
 
 
 def _comparison(f: Facts, serial: float, parallel: float) -> str:

@@ -21,6 +21,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -142,10 +143,14 @@ class Crew:
         self.method = method
         self.initializer = initializer
         self.store = store
-        self._lock = threading.RLock()
+        # Held for a few lines at a time, and never while anything is waited for or ended: a Pool's
+        # own threads take it too. Not re-entrant, for `give_back` may come in from a finaliser, in
+        # the middle of any line here.
+        self._lock = threading.Lock()
         self._hosts: list[_Host] = []
         self._idle: list[Worker] = []
         self._draining: list[Worker] = []
+        self._returned: deque[Worker] = deque()  # given back, not yet sorted into the two above
         self._most = 0  # workers of one call at the most: more idle ones are not kept
 
     def lease(self, count: int) -> list[Worker]:
@@ -153,41 +158,62 @@ class Crew:
 
         Raises what starting a process raises (OSError for the most part).
         """
-        taken: list[Worker] = []
-        dead: list[Worker] = []
+        self._await_drained(count)
         with self._lock:
-            self._await_drained(count)
-            while self._idle and len(taken) < count:
-                worker = self._idle.pop()
-                if worker.alive():
-                    taken.append(worker)
-                else:
-                    dead.append(worker)
+            self._sort_returned()
+            wanted, self._idle = self._idle[:count], self._idle[count:]
             self._most = max(self._most, count)
-        self._lay_off(dead)
+        taken = [worker for worker in wanted if worker.alive()]
+        self._lay_off([worker for worker in wanted if worker not in taken])
         if len(taken) < count:
             taken.extend(self._hire(count - len(taken)))
         return taken
 
     def _hire(self, count: int) -> list[Worker]:
-        """Start a Pool. Not while holding the lock: its new threads may collect garbage, and with
-        it an iterator that gives its workers back."""
         host = _Host(self, count)
         with self._lock:
             self._hosts.append(host)
         return list(host.workers)
 
     def give_back(self, workers: Sequence[Worker]) -> None:
-        """End of a lease. Who still runs an item of the call comes back when that is done."""
-        with self._lock:
-            for worker in workers:
-                if worker in worker.host.workers:  # else its Pool was ended meanwhile
-                    (self._draining if worker.inflight else self._idle).append(worker)
-            self._collect_drained()
-            self._idle.sort(key=lambda worker: self._hosts.index(worker.host))  # whole Pools go
-            surplus = self._idle[self._most :]
-            del self._idle[self._most :]
+        """End of a lease. Who still runs an item of the call comes back when that is done.
+
+        Called by finalisers too, so it never waits for the lock: if somebody holds it, sorting is
+        left to them, or to the next call.
+        """
+        self._returned.extend(workers)
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            self._sort_returned()
+            surplus, self._idle = self._idle[self._most :], self._idle[: self._most]
+        finally:
+            self._lock.release()
         self._lay_off(surplus)
+
+    def _sort_returned(self) -> None:
+        """With the lock: returned workers are idle, or draining until their last answer is in."""
+        while self._returned:
+            worker = self._returned.popleft()
+            if worker in worker.host.workers:  # else its Pool was ended meanwhile
+                self._draining.append(worker)
+        for worker in list(self._draining):
+            _read_late_answers(worker)
+        self._idle += [worker for worker in self._draining if not worker.inflight]
+        self._draining = [worker for worker in self._draining if worker.inflight]
+        self._idle.sort(key=lambda worker: self._hosts.index(worker.host))  # so whole Pools go
+
+    def _await_drained(self, count: int) -> None:
+        """Give workers that were told to stop a moment to be done with the item they are at."""
+        limit = time.monotonic() + DRAIN_SECONDS
+        while True:
+            with self._lock:
+                self._sort_returned()
+                busy = [worker.line for worker in self._draining]
+                enough = not busy or len(self._idle) >= count
+            if enough or time.monotonic() > limit:
+                return
+            _readable(busy, max(0.0, limit - time.monotonic()))
 
     def lose(self, worker: Worker, kill: bool = False) -> None:
         """Strike a worker that died, or is to die."""
@@ -196,35 +222,14 @@ class Crew:
         self._lay_off([worker])
 
     def busy(self) -> int:
-        """Workers that belong to some call."""
+        """Workers that belong to a call, or finish the last item of one."""
         with self._lock:
-            self._collect_drained()
+            self._sort_returned()
             return sum(len(host.workers) for host in self._hosts) - len(self._idle)
 
     def warm(self) -> int:
         """Workers that could be leased at once."""
-        with self._lock:
-            return len(self._idle)
-
-    def _await_drained(self, count: int) -> None:
-        """Give workers that were told to stop a moment to be done with the item they are at."""
-        self._collect_drained()
-        limit = time.monotonic() + DRAIN_SECONDS
-        while self._draining and len(self._idle) < count and time.monotonic() < limit:
-            _readable([w.line for w in self._draining], limit - time.monotonic())
-            self._collect_drained()
-
-    def _collect_drained(self) -> None:
-        for worker in list(self._draining):
-            while worker.inflight and worker.has_message():
-                message = worker.receive()
-                if message is None:
-                    worker.inflight = 0
-                else:
-                    _settle_late(worker, message)
-            if not worker.inflight:
-                self._draining.remove(worker)
-                self._idle.append(worker)
+        return len(self._idle) + len(self._returned)
 
     def _lay_off(self, workers: Sequence[Worker]) -> None:
         """Strike workers that are dead or dying; end the Pools that have no others."""
@@ -241,8 +246,6 @@ class Crew:
             worker.close()  # one that is not dead yet leaves when its line closes
             worker.exitcode()
             worker.host.store.sweep(f"{worker.process.pid}-")
-        # Not while holding the lock: ending a Pool joins its threads, and one of them may be on
-        # its way in, to tell that a worker has left.
         for host in empty.values():
             host.end()
 
@@ -271,26 +274,30 @@ class Crew:
     def end(self) -> None:
         """End all workers: those without work are asked to leave, the others are killed."""
         with self._lock:
-            self._collect_drained()
-            for worker in self._idle:
-                worker.line.close()
-            limit = time.monotonic() + LEAVE_SECONDS
-            for worker in self._idle:
-                worker.process.join(max(0.0, limit - time.monotonic()))
-            self._idle.clear()
-            self._draining.clear()
+            self._sort_returned()
+            idle, self._idle = self._idle, []
+            self._draining = []
             hosts, self._hosts = self._hosts, []
+        for worker in idle:
+            worker.line.close()
+        limit = time.monotonic() + LEAVE_SECONDS
+        for worker in idle:
+            worker.process.join(max(0.0, limit - time.monotonic()))
         for host in hosts:
             host.end()
 
 
-def _settle_late(worker: Worker, message: _messages.Answer | _messages.Refusal) -> None:
-    """A message for a call that is over: nobody wants its parcels."""
-    if isinstance(message, _messages.Refusal):
-        worker.inflight -= 1
-        return
-    worker.inflight -= message.last
-    discard(message)
+def _read_late_answers(worker: Worker) -> None:
+    """What a worker still says of a call that is over: nobody wants its parcels."""
+    while worker.inflight and worker.has_message():
+        message = worker.receive()
+        if isinstance(message, _messages.Answer):
+            worker.inflight -= message.last
+            discard(message)
+        elif message is None:
+            worker.inflight = 0  # it is dead, as whoever leases it will see
+        else:
+            worker.inflight -= 1
 
 
 def discard(answer: _messages.Answer) -> None:

@@ -286,9 +286,15 @@ def _has_directory() -> bool:
     return True
 
 
-def start_server() -> None:
-    """Start the fork server, without waiting until it is up."""
+def start_server() -> bool:
+    """Start the fork server without waiting until it is up; False where it ran already."""
+    global _server_started
+    started, _server_started = _server_started, True
     _server().ensure_running()
+    return not started
+
+
+_server_started = False
 
 
 @functools.cache
@@ -312,6 +318,8 @@ def _server() -> Any:
 
 def forget_after_fork() -> None:
     """In a forked copy of the caller: close what belongs to the original."""
+    global _server_started
     for end in list(_caller_ends):
         end.close()
     _server.cache_clear()
+    _server_started = False
