@@ -104,16 +104,19 @@ def facts(fn: Callable[..., Any], code_only: bool = False) -> Facts:
     Its own code and that of the functions it reaches by reference, and the scalars among the
     globals and module attributes that those read. Not containers, which serve as memo tables; not
     names that the reached code itself assigns; nothing of the standard library or site-packages.
-    Of calls with an initializer the code only, for an initializer is there to set state.
+    What travels by value is the same on both sides, and left out; so is, in calls with an
+    initializer, all but the code, for an initializer is there to set state.
     """
     found: Facts = {}
     assigned: set[str] = set()
     for function, module, reads in _reached(fn):
-        found[f"{module}.{function.__qualname__}()"] = reads.checksum
         assigned.update(reads.assigned)
-        if code_only:
-            continue
+        travels = module == "__main__" or "<locals>" in function.__qualname__
+        if not travels:
+            found[f"{module}.{function.__qualname__}()"] = reads.checksum
         for name, value in _bindings(function, module, reads):
+            if code_only or (travels and name.startswith(f"{module}.")):
+                continue
             if isinstance(value, _SCALARS) or _scalar_tuple(value):
                 found[name] = repr(value)
             else:
@@ -215,7 +218,8 @@ def _functions_in(value: Any) -> Iterator[types.FunctionType]:
         else:
             break
     if isinstance(value, type):
-        yield from (f for f in vars(value).values() if isinstance(f, types.FunctionType))
+        methods = (f for f in vars(value).values() if isinstance(f, types.FunctionType))
+        yield from (f for f in methods if f.__name__ != "__annotate__")
     elif not isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.ModuleType):
         calls = (vars(cls).get("__call__") for cls in type(value).__mro__)
         yield from (call for call in calls if isinstance(call, types.FunctionType))
