@@ -120,6 +120,8 @@ class Place:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=group,
+            # A shell starts what it runs in the background deaf to Ctrl-C, and that is inherited.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self._started.append(process.pid)
         return process
