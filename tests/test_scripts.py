@@ -535,9 +535,11 @@ def test_a_program_that_set_a_start_method_gets_workers_of_that_kind(place: Plac
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_program_in_a_folder_that_was_deleted_still_gets_its_results(
-    place: Place, method: str
+    place: Place, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The working directory is gone before the first worker starts, and again between two calls."""
+    for variable in ("COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG"):
+        monkeypatch.delenv(variable, raising=False)  # coverage itself cannot start in such a place
     script = place.file(
         """\
         import os
