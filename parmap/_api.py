@@ -67,144 +67,33 @@ class Results(itertools.chain[T], Generic[T]):
         return f"<{self._name}: {self.report.mode}, {self.report.items} items run>"
 
 
+# One overload a line, as the table it is.
+# fmt: off
 @overload
-def pmap(
-    fn: Callable[[T1], T],
-    it1: Iterable[T1],
-    /,
-    *,
-    return_exceptions: Literal[False] = False,
-    **options: Unpack[Options],
-) -> Results[T]: ...
+def pmap(fn: Callable[[T1], T], it1: Iterable[T1], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
 @overload
-def pmap(
-    fn: Callable[[T1], T],
-    it1: Iterable[T1],
-    /,
-    *,
-    return_exceptions: bool,
-    **options: Unpack[Options],
-) -> Results[T | Exception]: ...
+def pmap(fn: Callable[[T1], T], it1: Iterable[T1], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
 @overload
-def pmap(
-    fn: Callable[[T1, T2], T],
-    it1: Iterable[T1],
-    it2: Iterable[T2],
-    /,
-    *,
-    return_exceptions: Literal[False] = False,
-    **options: Unpack[Options],
-) -> Results[T]: ...
+def pmap(fn: Callable[[T1, T2], T], it1: Iterable[T1], it2: Iterable[T2], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
 @overload
-def pmap(
-    fn: Callable[[T1, T2], T],
-    it1: Iterable[T1],
-    it2: Iterable[T2],
-    /,
-    *,
-    return_exceptions: bool,
-    **options: Unpack[Options],
-) -> Results[T | Exception]: ...
+def pmap(fn: Callable[[T1, T2], T], it1: Iterable[T1], it2: Iterable[T2], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
 @overload
-def pmap(
-    fn: Callable[[T1, T2, T3], T],
-    it1: Iterable[T1],
-    it2: Iterable[T2],
-    it3: Iterable[T3],
-    /,
-    *,
-    return_exceptions: Literal[False] = False,
-    **options: Unpack[Options],
-) -> Results[T]: ...
+def pmap(fn: Callable[[T1, T2, T3], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
 @overload
-def pmap(
-    fn: Callable[[T1, T2, T3], T],
-    it1: Iterable[T1],
-    it2: Iterable[T2],
-    it3: Iterable[T3],
-    /,
-    *,
-    return_exceptions: bool,
-    **options: Unpack[Options],
-) -> Results[T | Exception]: ...
+def pmap(fn: Callable[[T1, T2, T3], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
 @overload
-def pmap(
-    fn: Callable[[T1, T2, T3, T4], T],
-    it1: Iterable[T1],
-    it2: Iterable[T2],
-    it3: Iterable[T3],
-    it4: Iterable[T4],
-    /,
-    *,
-    return_exceptions: Literal[False] = False,
-    **options: Unpack[Options],
-) -> Results[T]: ...
+def pmap(fn: Callable[[T1, T2, T3, T4], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], it4: Iterable[T4], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
 @overload
-def pmap(
-    fn: Callable[[T1, T2, T3, T4], T],
-    it1: Iterable[T1],
-    it2: Iterable[T2],
-    it3: Iterable[T3],
-    it4: Iterable[T4],
-    /,
-    *,
-    return_exceptions: bool,
-    **options: Unpack[Options],
-) -> Results[T | Exception]: ...
+def pmap(fn: Callable[[T1, T2, T3, T4], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], it4: Iterable[T4], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
 @overload
-def pmap(
-    fn: Callable[[T1, T2, T3, T4, T5], T],
-    it1: Iterable[T1],
-    it2: Iterable[T2],
-    it3: Iterable[T3],
-    it4: Iterable[T4],
-    it5: Iterable[T5],
-    /,
-    *,
-    return_exceptions: Literal[False] = False,
-    **options: Unpack[Options],
-) -> Results[T]: ...
+def pmap(fn: Callable[[T1, T2, T3, T4, T5], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], it4: Iterable[T4], it5: Iterable[T5], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
 @overload
-def pmap(
-    fn: Callable[[T1, T2, T3, T4, T5], T],
-    it1: Iterable[T1],
-    it2: Iterable[T2],
-    it3: Iterable[T3],
-    it4: Iterable[T4],
-    it5: Iterable[T5],
-    /,
-    *,
-    return_exceptions: bool,
-    **options: Unpack[Options],
-) -> Results[T | Exception]: ...
+def pmap(fn: Callable[[T1, T2, T3, T4, T5], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], it4: Iterable[T4], it5: Iterable[T5], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
 @overload
-def pmap(
-    fn: Callable[..., T],
-    it1: Iterable[Any],
-    it2: Iterable[Any],
-    it3: Iterable[Any],
-    it4: Iterable[Any],
-    it5: Iterable[Any],
-    it6: Iterable[Any],
-    /,
-    *more: Iterable[Any],
-    return_exceptions: Literal[False] = False,
-    **options: Unpack[Options],
-) -> Results[T]: ...
+def pmap(fn: Callable[..., T], it1: Iterable[Any], it2: Iterable[Any], it3: Iterable[Any], it4: Iterable[Any], it5: Iterable[Any], it6: Iterable[Any], /, *more: Iterable[Any], return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
 @overload
-def pmap(
-    fn: Callable[..., T],
-    it1: Iterable[Any],
-    it2: Iterable[Any],
-    it3: Iterable[Any],
-    it4: Iterable[Any],
-    it5: Iterable[Any],
-    it6: Iterable[Any],
-    /,
-    *more: Iterable[Any],
-    return_exceptions: bool,
-    **options: Unpack[Options],
-) -> Results[T | Exception]: ...
+def pmap(fn: Callable[..., T], it1: Iterable[Any], it2: Iterable[Any], it3: Iterable[Any], it4: Iterable[Any], it5: Iterable[Any], it6: Iterable[Any], /, *more: Iterable[Any], return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+# fmt: on
 def pmap(
     fn: Callable[..., Any],
     /,
@@ -268,24 +157,13 @@ def pmap(
     return _start(Call(fn, mapper, Inputs(iterators, checked.strict), checked), "pmap")
 
 
+# One overload a line, as the table it is.
+# fmt: off
 @overload
-def pstarmap(
-    fn: Callable[..., T],
-    iterable: Iterable[Iterable[Any]],
-    /,
-    *,
-    return_exceptions: Literal[False] = False,
-    **options: Unpack[Options],
-) -> Results[T]: ...
+def pstarmap(fn: Callable[..., T], iterable: Iterable[Iterable[Any]], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
 @overload
-def pstarmap(
-    fn: Callable[..., T],
-    iterable: Iterable[Iterable[Any]],
-    /,
-    *,
-    return_exceptions: bool,
-    **options: Unpack[Options],
-) -> Results[T | Exception]: ...
+def pstarmap(fn: Callable[..., T], iterable: Iterable[Iterable[Any]], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+# fmt: on
 def pstarmap(
     fn: Callable[..., Any],
     iterable: Iterable[Iterable[Any]],

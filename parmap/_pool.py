@@ -201,7 +201,7 @@ class Crew:
             _read_late_answers(worker)
         self._idle += [worker for worker in self._draining if not worker.inflight]
         self._draining = [worker for worker in self._draining if worker.inflight]
-        self._idle.sort(key=lambda worker: self._hosts.index(worker.host))  # so whole Pools go
+        self._idle.sort(key=lambda worker: id(worker.host))  # so that whole Pools go
 
     def _await_drained(self, count: int) -> None:
         """Give workers that were told to stop a moment to be done with the item they are at."""

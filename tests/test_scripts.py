@@ -311,15 +311,15 @@ def test_a_program_that_raises_shows_one_traceback_and_ends(place: Place) -> Non
     script = place.file(
         """\
         from parmap import pmap
-        for y in pmap(lambda x: 1 // x, [1, 0, 1], parallel=True, max_workers=2):
+        for y in pmap(lambda x: [][x] if x else 1, [0, 1, 0], parallel=True, max_workers=2):
             print(y)
         """
     )
     code, out, err = place.run(script)
     assert (code, out) == (1, "1\n")
     assert err.splitlines()[-2:] == [
-        "ZeroDivisionError: integer division or modulo by zero",
-        "parmap: raised by item 1: 0",
+        "IndexError: list index out of range",
+        "parmap: raised by item 1: 1",
     ]
     assert eventually(lambda: not place.processes())
 
@@ -408,7 +408,8 @@ def test_after_ctrl_c_in_the_interpreter_the_next_call_works(
         interrupt(process, whole_group)
         process.stdin.write("print(list(pmap(lambda x: x + 1, range(4), **two)))\n")
         out, err = process.communicate(timeout=LIMIT)
-    assert process.returncode == 0
+    # Since 3.14 an interpreter that is fed by a pipe remembers at its end that it was interrupted.
+    assert process.returncode in (0, -signal.SIGINT)
     assert err.count("Traceback") == 1
     assert [line for line in out.splitlines() if line != "running"] == ["[1, 2, 3, 4]"]
     assert eventually(lambda: not place.processes())
