@@ -7,8 +7,10 @@ hired: when a worker is gone, the Pool gets a `_Vacancy` in its place, and so re
 from __future__ import annotations
 
 import multiprocessing.connection
+import multiprocessing.queues
 from typing import Any
 
+from parmap import _worker
 from parmap._processes import process_class
 from parmap._transport import Store
 
@@ -48,9 +50,7 @@ class Hiring:
         return process
 
     def SimpleQueue(self) -> Any:  # noqa: N802
-        from multiprocessing.queues import SimpleQueue
-
-        self._queues.append(SimpleQueue(ctx=self))
+        self._queues.append(_Queue(ctx=self))
         return self._queues[-1]
 
     def Lock(self) -> _Lock:  # noqa: N802
@@ -65,6 +65,16 @@ class Hiring:
         for queue in self._queues:
             if queue is not self._queues[-1]:  # the last one is between the Pool's own threads
                 queue._reader = _Quiet(queue._reader)
+
+
+class _Queue(multiprocessing.queues.SimpleQueue):  # type: ignore[type-arg]
+    """A queue of the Pool's, in which a worker whose caller is gone leaves without a traceback."""
+
+    def put(self, obj: Any) -> None:
+        try:
+            super().put(obj)
+        except BrokenPipeError:
+            _worker.leave()
 
 
 class _Quiet:

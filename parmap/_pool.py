@@ -201,7 +201,8 @@ class Crew:
             _read_late_answers(worker)
         self._idle += [worker for worker in self._draining if not worker.inflight]
         self._draining = [worker for worker in self._draining if worker.inflight]
-        self._idle.sort(key=lambda worker: id(worker.host))  # so that whole Pools go
+        # Small Pools last, which is where those are taken that are too many: so whole Pools go.
+        self._idle.sort(key=lambda worker: (-len(worker.host.workers), id(worker.host)))
 
     def _await_drained(self, count: int) -> None:
         """Give workers that were told to stop a moment to be done with the item they are at."""

@@ -88,7 +88,7 @@ class Seat(NamedTuple):
         except (
             BrokenPipeError
         ):  # nobody wants it: the caller is gone, or has no use for this worker
-            _leave()
+            leave()
 
 
 def _wait_for(line: Line, seconds: float) -> bool:
@@ -359,7 +359,8 @@ def _wait_for_orphanhood(sentinel: int) -> None:
     _orphaned()
 
 
-def _leave() -> None:
+def leave() -> None:
+    """End this process: whoever it writes to has gone, or has no use for it."""
     from multiprocessing import parent_process
 
     parent = parent_process()
