@@ -1,0 +1,182 @@
+"""Unit tests of rooms that need no worker: transport, machine, plan, outcome, errors."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy
+import pytest
+
+from parmap import _machine, _outcome, _plan, _transport
+from parmap._transport import Store, pack, unpack
+from parmap.errors import WorkerDied
+
+
+def test_a_large_array_crosses_by_file_and_arrives_writable(tmp_path: Path) -> None:
+    """Mapped copy-on-write, and the file is gone once it is mapped."""
+    store = Store("parmap-unit", [str(tmp_path)])
+    sent = numpy.arange(100_000)
+    parcel = pack([sent, b"x" * 50_000], store)
+    assert parcel.path is not None
+    assert parcel.nbytes > sent.nbytes
+    array, text = unpack(parcel)
+    array[0] = 7
+    assert (array[1:] == sent[1:]).all()
+    assert (sent[0], len(text)) == (0, 50_000)
+    assert os.listdir(store.directories[0]) == []
+    assert os.stat(store.directories[0]).st_mode & 0o777 == 0o700
+
+
+def test_with_many_files_open_an_array_is_copied_instead_of_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Python 3.13 a map holds a descriptor; the values are the same either way."""
+    monkeypatch.setattr(_transport, "_many_descriptors", lambda: 0)
+    sent = numpy.arange(50_000)
+    received = unpack(pack(sent, Store("parmap-unit", [str(tmp_path)])))
+    received[0] = 1
+    assert (received[1:] == sent[1:]).all()
+
+
+def test_a_place_that_refuses_is_passed_over(tmp_path: Path) -> None:
+    """A missing first place, then one that works; with none left it is an OSError."""
+    missing = str(tmp_path / "missing")
+    parcel = pack(b"x" * 100_000, Store("parmap-unit", [missing, str(tmp_path)]))
+    assert parcel.path is not None
+    assert parcel.path.startswith(str(tmp_path / "parmap-unit"))
+    parcel.discard()
+    assert not os.path.exists(parcel.path)
+    parcel.discard()
+    with pytest.raises(OSError, match="missing") as caught:
+        pack(b"x" * 100_000, Store("parmap-unit", [missing]))
+    assert caught.value.errno == errno.ENOENT
+
+
+def test_a_directory_that_others_may_enter_is_not_used(tmp_path: Path) -> None:
+    """What lies in it is code, so it has to be this user's alone."""
+    (tmp_path / "parmap-unit").mkdir(mode=0o755)
+    with pytest.raises(PermissionError, match="private"):
+        pack(b"x" * 100_000, Store("parmap-unit", [str(tmp_path)]))
+
+
+def test_a_store_sweeps_one_writer_or_everything(tmp_path: Path) -> None:
+    store = Store("parmap-unit", [str(tmp_path), str(tmp_path / "missing")])
+    pack(b"x" * 100_000, store)
+    store.sweep("0-")
+    assert len(os.listdir(store.directories[0])) == 1
+    store.sweep(f"{os.getpid()}-")
+    assert os.listdir(store.directories[0]) == []
+    store.sweep()
+    assert not os.path.exists(store.directories[0])
+
+
+def test_an_array_that_is_not_contiguous_crosses_too(tmp_path: Path) -> None:
+    sent = numpy.arange(200_000).reshape(400, 500)[::2, ::3]
+    assert (unpack(pack(sent, Store("parmap-unit", [str(tmp_path)]))) == sent).all()
+
+
+def recorded(root: Path, files: dict[str, str]) -> str:
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    _machine._groups.cache_clear()
+    return str(root)
+
+
+def test_the_least_quota_of_all_groups_above_counts(tmp_path: Path) -> None:
+    """Version 2, as recorded in a nested group whose parent has the smaller quota; rounded up."""
+    root = recorded(tmp_path, {
+        "proc/self/mountinfo": "1 2 0:1 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n",
+        "proc/self/cgroup": "0::/a/b\n",
+        "sys/fs/cgroup/a/b/cpu.max": "400000 100000\n",
+        "sys/fs/cgroup/a/cpu.max": "50000 100000\n",
+        "sys/fs/cgroup/a/b/memory.max": "1000000\n",
+        "sys/fs/cgroup/a/b/memory.current": "400000\n",
+        "proc/meminfo": "MemTotal: 9 kB\nMemAvailable: 9000 kB\n",
+    })  # fmt: skip
+    assert _machine.usable_cores(root) == (1, "CPU quota of its cgroup")
+    assert _machine.available_bytes(root) == 600_000
+
+
+def test_version_1_has_a_quota_and_a_period(tmp_path: Path) -> None:
+    root = recorded(tmp_path, {
+        "proc/self/mountinfo": "1 2 0:1 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n",
+        "proc/self/cgroup": "4:cpu,cpuacct:/\n",
+        "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "100000\n",
+        "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+    })  # fmt: skip
+    assert _machine.usable_cores(root)[0] == 1
+
+
+def test_python_cpu_count_overrides_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHON_CPU_COUNT", "7")
+    assert _machine.usable_cores() == (7, "PYTHON_CPU_COUNT")
+
+
+FACTS = _plan.Facts(
+    done=10, left=1000, seconds_per_item=0.01, waiting=0.0, transfer_per_item=0.0,
+    bytes_per_item=0, boot=0.0, start=0.0, call=0.001, hire=0.0, warm=2, cores=2,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "case", "parallel"),
+    [
+        ({"obstacle": "no"}, 1, False),
+        ({"pinned": False}, 2, False),
+        ({"pinned": True}, 3, True),
+        ({"cores": 1}, 4, False),
+        ({"transfer_per_item": 0.02}, 5, False),
+        ({"boot": 60.0}, 5, False),
+        ({}, 6, True),
+        ({"left": None, "done": 1000}, 6, True),
+    ],
+)
+def test_each_case_of_a_plan(changes: dict[str, Any], case: int, parallel: bool) -> None:
+    """The numbers are those of `make_plan`'s docstring."""
+    plan = _plan.make_plan(FACTS._replace(**changes))
+    assert (plan.case, plan.parallel) == (case, parallel)
+    assert plan.reason
+
+
+def test_waiting_work_gets_more_workers_than_cores() -> None:
+    assert _plan.choose_workers(FACTS._replace(waiting=0.99)) == _plan.MOST_WAITING_WORKERS
+    assert _plan.choose_workers(FACTS._replace(waiting=0.99, most_workers=5)) == 5
+    assert _plan.choose_workers(FACTS._replace(waiting=0.99, memory_workers=3)) == 3
+
+
+class NeverAgainError(Exception):
+    """Pickles, and its copy does not load."""
+
+    def __init__(self, first: int, second: int):
+        super().__init__(first + second)
+
+
+def test_an_exception_that_does_not_load_is_rebuilt_without_init() -> None:
+    error = _outcome.rebuild(_outcome.capture(NeverAgainError(1, 2), _transport.dumps))
+    assert type(error) is NeverAgainError
+    assert error.args == (3,)
+
+
+def test_what_cannot_be_rebuilt_keeps_its_last_line() -> None:
+    failure = _outcome.Failure(b"", b"", "ValueError: gone", "")
+    assert "ValueError: gone" in str(_outcome.rebuild(failure))
+    failure = _outcome.Failure(b"not a pickle", b"", "ValueError: gone", "")
+    assert "ValueError: gone" in str(_outcome.rebuild(failure))
+
+
+@pytest.mark.parametrize(
+    ("exitcode", "words"),
+    [(None, "not known"), (-9, "SIGKILL"), (-15, "SIGTERM"), (-11, "SIGSEGV"), (-99, "signal 99"),
+     (3, "code 3")],
+)  # fmt: skip
+def test_a_death_is_told_in_words(exitcode: int | None, words: str) -> None:
+    error = WorkerDied.of_item(5, exitcode)
+    assert words in str(error)
+    assert "item 5" in str(error)
+    assert (error.index, error.exitcode) == (5, exitcode)
+    assert signal.SIGTERM == 15
