@@ -51,6 +51,11 @@ FLUSH_SECONDS = 0.05
 # own. Cheaper items are run by the slice, at C speed, which a board entry each would double.
 SINGLE_SECONDS = 50e-6
 
+# Seconds that a worker whose line has closed gives its caller to be gone altogether. Smaller would
+# leave the files of a killed caller behind on a busy machine; larger keeps a process that nobody
+# needs.
+CLOSING_SECONDS = 1.0
+
 
 class Seat(NamedTuple):
     """What a worker was given at its start.
@@ -85,9 +90,7 @@ class Seat(NamedTuple):
         self.line.post(frame(message.wire(), self.store))
         try:
             self.line.flush()
-        except (
-            BrokenPipeError
-        ):  # nobody wants it: the caller is gone, or has no use for this worker
+        except BrokenPipeError:  # nobody wants it
             leave()
 
 
@@ -364,6 +367,10 @@ def leave() -> None:
     from multiprocessing import parent_process
 
     parent = parent_process()
+    if parent is not None:
+        # The descriptors of a caller that was killed close one after the other: the line, then,
+        # moments later, the one by which its death is known.
+        parent.join(CLOSING_SECONDS)
     if parent is None or not parent.is_alive():
         _orphaned()
     os._exit(0)
