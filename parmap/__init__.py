@@ -8,10 +8,12 @@ One call, front to back, by the rooms it goes through:
     pmap(fn, items)
       1 _api        check the arguments (_call), draw from _inputs         -> Call
       2 _probe      run the first items here, keep their results           -> Probe
-      3 _plan       + what _machine says we may use; _decision goes over   -> Plan
+      3 _plan       + _machine: what we may use; _costs: what it takes;
+                    _decision goes over                                    -> Plan
       4 _engine     lease warm workers from _pool, which hosts them in Pools;
-                    _hiring and _processes say how one is made
-      5 _flow       cut chunks to measure, keep every worker fed           -> Chunk
+                    _handle is one of them; _hiring and _processes make it
+      5 _flow       cut chunks to measure, keep every worker fed; while
+                    workers boot, the caller has chunks of its _own        -> Chunk
                     _transport.pack                                        -> Parcel
                     _line carries it, as one of the _messages              -> Work
       ========================= process wall ===========================

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypedDict
 
+from parmap import _costs
 from parmap._inputs import Inputs
 from parmap._outcome import Mapper, note, run_batch
 
@@ -221,6 +222,16 @@ class Call(NamedTuple):
     mapper: Mapper
     inputs: Inputs
     settings: Settings
+
+    @property
+    def plain(self) -> bool:
+        """Whether its first items may simply be run: nothing was asked for that has to come before
+        them, and no earlier call says that they take long."""
+        s = self.settings
+        ask_nothing = s is _DEFAULT or (
+            s.parallel is not True and s.initializer is None and not s.progress
+        )
+        return ask_nothing and (s.parallel is False or _costs.known(self.fn) is None)
 
     def run(self, item: Any, index: int) -> Any:
         """Run one item here; its value, or what `again` makes of its exception."""

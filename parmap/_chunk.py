@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from parmap._messages import Answer
 from parmap._outcome import Failure
@@ -14,40 +13,42 @@ from parmap._transport import Parcel
 
 _chunk_numbers = itertools.count(1)
 
+# What came of items: values as bytes, values of items that ran here, or one item's exception.
+Outcome = Parcel | list[Any] | Failure | BaseException
 
-@dataclass(eq=False)
+
 class Chunk:
     """Consecutive items on their way, kept until they are answered: a dead worker's are sent again.
 
     Attributes:
         start: index of the first item; items: the items; number: its name on the board.
         single: ask for one parcel an item; lives: how many more workers each item may cost.
-        parts: outcomes that came, not yet handed out, each (count, Parcel or Failure).
+        parts: outcomes that came, not yet handed out, each with the count of items it is of.
         got: how many items have come; done: nothing more will.
+        inline_bytes: what it put into the pipe; origin: the index that offset 0 on the board is.
     """
 
-    start: int
-    items: list[Any]
-    single: bool = False
-    lives: int = 0
-    parts: deque[tuple[int, Parcel | Failure | BaseException]] = field(default_factory=deque)
-    got: int = 0
-    done: bool = False
-    inline_bytes: int = 0  # what it put into the pipe
-    origin: int = 0  # index that offset 0 on the board stands for
-    number: int = field(default_factory=lambda: next(_chunk_numbers))
+    __slots__ = (
+        *("start", "items", "number", "single", "lives", "parts", "got", "done"),
+        *("inline_bytes", "origin"),
+    )
+
+    def __init__(self, start: int, items: list[Any], single: bool = False, lives: int = 0):
+        self.start, self.items, self.number = start, items, next(_chunk_numbers)
+        self.single, self.lives = single, lives
+        self.parts: deque[tuple[int, Outcome]] = deque()
+        self.got, self.done = 0, False
+        self.inline_bytes, self.origin = 0, start
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """Outcomes of some items of a chunk."""
 
     chunk: Chunk
     answer: Answer
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(NamedTuple):
     """A worker is gone. `chunks` were at it; the first was running `length` items at `offset`,
     unless `running` is false. `error` is what the item at fault gets."""
 
@@ -58,16 +59,14 @@ class Lost:
     error: Callable[[int], BaseException]
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """A chunk that a worker could not read: its items, one by one, may tell which."""
 
     chunk: Chunk
     failure: Failure
 
 
-@dataclass(frozen=True, slots=True)
-class Unavailable:
+class Unavailable(NamedTuple):
     """The engine cannot go on. `chunks` were not run; `error` says why, for who insists."""
 
     chunks: list[Chunk]
@@ -76,3 +75,32 @@ class Unavailable:
 
 
 Event = Part | Lost | Refused | Unavailable
+
+
+def arguments(item: Any) -> Any:
+    """starmap takes any iterable for the arguments; across the wall it has to be a tuple."""
+    try:
+        return tuple(item)
+    except TypeError:  # not iterable: starmap says so in the worker, at its position
+        return item
+
+
+def settled(start: int, error: BaseException) -> Chunk:
+    """A place in the window without an item: what the input raised there."""
+    chunk = Chunk(start, [])
+    chunk.parts.append((0, error))
+    chunk.done = True
+    return chunk
+
+
+def cannot_send(chunk: Chunk, why: BaseException) -> BaseException:
+    error = TypeError(
+        f"item {chunk.start} cannot be sent to a worker: {type(why).__name__}: {why}. "
+        "Pass something that pickles, or parallel=False."
+    )
+    error.__cause__ = why
+    return error
+
+
+def cannot_load(what: str, index: int, why: str) -> BaseException:
+    return TypeError(f"the {what} {index} pickles but does not load on the other side: {why}")

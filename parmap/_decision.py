@@ -8,10 +8,11 @@ import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from parmap import _machine, _plan
+from parmap import _costs, _machine, _plan
 from parmap._call import Call, start_method
+from parmap._outcome import short_repr
 from parmap._plan import Facts, Plan
-from parmap._probe import WORTH_SECONDS, run_here
+from parmap._probe import run_here
 from parmap._progress import Progress
 from parmap._report import Report
 
@@ -19,15 +20,11 @@ if TYPE_CHECKING:
     from parmap._engine import LocalEngine
     from parmap._flow import Flow
 
-# Seconds a first parallel call is assumed to lose on this machine before it was ever measured:
-# imports, starting the fork server, starting a worker.
-BOOT_SECONDS = 0.08
-START_SECONDS = 0.02
-HIRE_SECONDS = 0.006
-
-# Seconds of fixed cost of a parallel call on warm workers: telling them the function, the first
-# chunks' way there and back.
-CALL_SECONDS = 0.6e-3
+# Seconds the rest must be expected to take before a plan is worth making, with and without warm
+# workers: no parallel call was ever sooner done than these. Smaller makes plans, 0.2 ms each, that
+# can come to nothing; larger misses work that would gain.
+WORTH_WARM = 0.4e-3
+WORTH_COLD = 30e-3
 
 
 class Decision:
@@ -36,19 +33,14 @@ class Decision:
     _plan: Plan | None = None
     _engine: LocalEngine | None = None
     _flow: Flow | None = None
-    _go_over_at = 0.0  # time.monotonic() at which workers can be had
     _final = False  # nothing more will change the plan
     _next_look = 1  # items to be done before the next plan is made
-    _cores = 0
-    _memory: int | None = None
 
     def __init__(self, call: Call, report: Report):
         self._call = call
         self._report = report
-        self._probe = report._probe
+        self._probe = report.probe
         self._progress = Progress(call.settings.progress, call.inputs.total)
-        report.start()
-        report.mode, report.reason = "serial", "too little work for workers to matter"
 
     @property
     def parallel(self) -> bool:
@@ -61,12 +53,25 @@ class Decision:
         pinned = self._call.settings.parallel
         if pinned is False:
             self._decide(Plan(False, 0, 2, "parallel=False"))
-        elif pinned and not self._final:
-            self._decide(_plan.make_plan(self._gather()))
+        elif not self._final and (pinned or self._known_to_be_long()):
+            plan = _plan.make_plan(self._gather())
+            if pinned or plan.parallel:
+                self._decide(plan)
             if self.parallel:
                 return
         self._initialize_here()
         yield from run_here(self._call, self._probe, self._progress, self._stay)
+
+    def _known_to_be_long(self) -> bool:
+        """Whether an earlier call of this function says enough to plan without running an item."""
+        known = _costs.known(self._call.fn)
+        left = self._call.inputs.left()
+        if known is None or left is None or left * known.each < self._worth():
+            return False
+        probe = self._probe
+        probe.each, probe.waiting, probe.transfer = known
+        probe.weighed = True
+        return True
 
     def _initialize_here(self) -> None:
         """An initializer runs wherever items run: results must not tell where that was."""
@@ -74,27 +79,30 @@ class Decision:
         if s.initializer is not None and not self._probe.items:
             s.initializer(*s.initargs)
 
+    def _worth(self) -> float:
+        """Seconds that must be left for a plan to be worth making."""
+        return WORTH_WARM if self._warm() else max(WORTH_WARM, WORTH_COLD - _costs.missed())
+
     def _stay(self) -> bool:
         """Between two batches: go on here? A few comparisons, unless there is enough left."""
         probe = self._probe
         if self._final or probe.items < self._next_look:
             return True
-        if self._plan is not None:
-            return not self._workers_ready()
         left = self._call.inputs.left()
-        if (probe.items if left is None else left) * probe.each < WORTH_SECONDS:
+        if (probe.items if left is None else left) * probe.each < self._worth():
             return True
         if not probe.weighed:
-            probe.closer = True  # look at the next item more closely, then come back
+            probe.closer = True  # look at the next items more closely, then come back
             return True
         plan = _plan.make_plan(self._gather())
         if not plan.parallel:
-            self._report.reason = plan.reason
+            if self._next_look == 1:  # the first reason is about most of the call
+                self._report.reason = plan.reason
             self._final = plan.case in (1, 4)
             self._look_again_later()
             return True
         self._decide(plan)
-        return not self._prepare()
+        return False
 
     def _look_again_later(self) -> None:
         """After a quarter more items, or as many as would make a difference if they got dearer."""
@@ -109,23 +117,18 @@ class Decision:
     def _gather(self) -> Facts:
         """Everything the plan needs, measured now or before."""
         call, probe = self._call, self._probe
-        if not self._cores:
-            self._cores, _ = _machine.usable_cores()
-            self._memory = _machine.available_bytes()
-        memory, warm = self._memory, self._warm()
+        cores, _ = _machine.usable_cores()
+        memory = _machine.available_bytes()
         return Facts(
             done=probe.items,
             left=call.inputs.left(),
             seconds_per_item=probe.each,
             waiting=probe.waiting,
             transfer_per_item=probe.transfer,
-            bytes_per_item=probe.bytes,
-            boot=0.0 if warm else BOOT_SECONDS,
-            start=0.0 if warm else START_SECONDS,
-            call=CALL_SECONDS,
-            hire=HIRE_SECONDS,
-            warm=warm,
-            cores=self._cores,
+            costs=_costs.costs(),
+            warm=self._warm(),
+            cores=cores,
+            missed=_costs.missed(),
             most_workers=call.settings.max_workers,
             memory_workers=None if memory is None else max(1, memory // _machine.WORKER_BYTES),
             pinned=call.settings.parallel,
@@ -146,37 +149,14 @@ class Decision:
 
     # ------------------------------------------------------------------ going over
 
-    def _prepare(self) -> bool:
-        """Get workers on their way; whether there is nothing to wait for."""
-        if self._warm():
-            return True
-        from parmap import _processes  # 20 to 30 ms, the first time
-
-        context = self._call.settings.mp_context
-        method = _processes.default_method() if context is None else start_method(context)
-        try:
-            if method == "forkserver" and _processes.start_server():
-                self._go_over_at = time.monotonic() + BOOT_SECONDS
-        except OSError:
-            pass  # the engine will meet the same, and say so
-        return self._workers_ready()
-
-    def _workers_ready(self) -> bool:
-        return time.monotonic() >= self._go_over_at
-
     def run_in_workers(self) -> Iterator[Iterator[Any]]:
         """Hand the rest to workers; leaves what they could not do in the inputs."""
         assert self._plan is not None
         if self._call.inputs.finished:
             return
-        from parmap import _state
-        from parmap._engine import LocalEngine  # here, for a serial call never needs them
-        from parmap._flow import Flow
-
+        began = time.perf_counter()
         try:
-            initializer = self._call.settings.initializer
-            facts = _state.facts(self._call.fn, code_only=initializer is not None)
-            self._engine = LocalEngine(self._call, self._plan.workers, facts, self._cores)
+            self._engine = self._hire(self._plan.workers)
         except TypeError as error:  # the function does not pickle
             self._cannot(str(error), error, quietly=True)
             return
@@ -186,11 +166,29 @@ class Decision:
         self._report.mode = "parallel"
         self._report.workers = self._engine.workers
         self._report.start_method = self._engine.method
-        self._flow = Flow(self._call, self._engine, self._progress, self._report, self._probe.each)
+        from parmap._flow import Flow
+
+        if self._engine.booting:
+            _costs.measured(start=time.perf_counter() - began)
+        self._flow = Flow(self._call, self._engine, self._progress, self._report)
         yield from self._flow.batches()
         self._report.bytes_moved += self._engine.bytes_moved
         if self._flow.unavailable is not None:
             self._cannot(self._flow.unavailable.reason, self._flow.unavailable.error)
+
+    def _hire(self, workers: int) -> LocalEngine:
+        """Workers for this call. What they need is imported here: a serial call never does."""
+        from parmap import _processes
+
+        context = self._call.settings.mp_context
+        method = _processes.default_method() if context is None else start_method(context)
+        if method == "forkserver":
+            _processes.start_server()  # it boots while the rest is imported
+        from parmap import _state
+        from parmap._engine import LocalEngine
+
+        facts = _state.facts(self._call.fn, code_only=self._call.settings.initializer is not None)
+        return LocalEngine(self._call, workers, facts, _machine.usable_cores()[0], method)
 
     def _cannot(self, reason: str, error: BaseException, quietly: bool = False) -> None:
         """Workers were wanted and cannot be had: an error for who insists, else serial, with a
@@ -212,3 +210,26 @@ class Decision:
         if self._engine is not None:
             self._engine.close(now=isinstance(error, KeyboardInterrupt))
         self._progress.close(self._report.items)
+        if not sys.is_finalizing():
+            self._learn()
+            self._log()
+
+    def _learn(self) -> None:
+        """Keep for later calls what this one has shown."""
+        probe = self._probe
+        if self._flow is not None:
+            probe.each = self._flow.seconds_per_item or probe.each
+            _costs.remember()
+        if probe.weighed and not probe.obstacle:
+            _costs.keep(self._call.fn, _costs.Known(probe.each, probe.waiting, probe.transfer))
+        if self._flow is None and self._call.settings.parallel is None and not self._final:
+            gain = probe.items * (probe.each - probe.transfer) / 2  # with two workers, at the least
+            if gain > WORTH_WARM and not self._warm():
+                _costs.miss(gain)
+
+    def _log(self) -> None:
+        """One line for who listens to the logger "parmap"; who never imported logging does not."""
+        logging = sys.modules.get("logging")
+        if logging is not None and logging.getLogger("parmap").isEnabledFor(logging.DEBUG):
+            told = "; ".join(str(self._report).splitlines())
+            logging.getLogger("parmap").debug("%s: %s", short_repr(self._call.fn), told)

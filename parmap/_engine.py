@@ -5,6 +5,7 @@
     hungry(low)      a worker with fewer than `low` chunks, or None
     send(chunk, to)  send it one more; `flush(to)` after the last
     wait(seconds)    what happened meanwhile: a list of Part, Lost, Refused, Unavailable
+    booting          whether no worker has come up yet; `boot_left()`: seconds until one will
     running_items()  items done of chunks not yet answered, for the bar
     close(now)       the call is over; `now`: kill what still runs
 """
@@ -16,11 +17,11 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from parmap import _messages, _pool, _state, _worker
-from parmap._call import Call, start_method
+from parmap import _costs, _messages, _pool, _state, _worker
+from parmap._call import Call
 from parmap._chunk import Chunk, Event, Lost, Part, Refused, Unavailable
+from parmap._handle import Worker, discard
 from parmap._outcome import UNTRUSTED, short_repr
-from parmap._processes import default_method
 from parmap._transport import Parcel, Store, dumps_by_value, pack
 from parmap._watch import Watch
 
@@ -38,22 +39,22 @@ _numbers = itertools.count(1)
 class LocalEngine:
     """Leased workers of this process, for one call."""
 
-    def __init__(self, call: Call, workers: int, facts: _state.Facts | None, cores: int):
+    def __init__(
+        self, call: Call, workers: int, facts: _state.Facts | None, cores: int, method: str
+    ):
         """Lease the workers. Raises what pickling `fn`, or starting a process, raises."""
-        s = call.settings
         self._job_number = next(_numbers)
-        self._timeout = s.task_timeout
-        method = start_method(s.mp_context) if s.mp_context is not None else None
-        self.method = method or default_method()
-        self._forked = self.method == "fork"
+        self._timeout = call.settings.task_timeout
+        self.method = method
+        self._forked = method == "fork"
         if self._forked:  # a snapshot of this moment: workers of this call only
             self._crew = _pool.Crew.forked(self._inherit_initializer(call))
         else:
             self._crew = _pool.crew(self.method, call.initializer())
         self._job = self._make_job(call, facts, max(1, cores // workers))
         self._place = None if self._forked else _state.place()
-        self._queues: dict[_pool.Worker, deque[Chunk]] = {}
-        self._fresh: set[_pool.Worker] = set()
+        self._queues: dict[Worker, deque[Chunk]] = {}
+        self._fresh: set[Worker] = set()
         self._watch = Watch()
         self._events: list[Event] = []
         self._boot_deaths = 0
@@ -64,6 +65,8 @@ class LocalEngine:
         except BaseException:
             self._let_go_of_task()
             raise
+        self._began = time.monotonic()
+        self._booting = not any(worker.board[_messages.READY] for worker in self._queues)
 
     def _inherit_initializer(self, call: Call) -> int | None:
         """Leave the initializer where forked workers find it, under a key of its own."""
@@ -106,7 +109,19 @@ class LocalEngine:
 
     # ------------------------------------------------------------------ what _flow asks for
 
-    def hungry(self, low: int) -> _pool.Worker | None:
+    @property
+    def booting(self) -> bool:
+        """Whether no worker has come up yet."""
+        if self._booting and any(worker.board[_messages.READY] for worker in self._queues):
+            self._booting = False
+            _costs.measured(boot=time.monotonic() - self._began)
+        return self._booting
+
+    def boot_left(self) -> float:
+        """Seconds until a worker will be up, as far as one knows."""
+        return self._began + _costs.costs().boot - time.monotonic()
+
+    def hungry(self, low: int) -> Worker | None:
         """A worker with fewer than `low` chunks: the one with the fewest."""
         least = None
         for worker, queue in self._queues.items():
@@ -114,7 +129,7 @@ class LocalEngine:
                 low, least = len(queue), worker
         return least
 
-    def full(self, worker: _pool.Worker) -> bool:
+    def full(self, worker: Worker) -> bool:
         """Whether the pipe may hold all it can, and a write wait for the worker to read: which may
         itself be waiting for us to read."""
         queue = self._queues[worker]
@@ -122,7 +137,7 @@ class LocalEngine:
             not worker.line.roomy or sum(chunk.inline_bytes for chunk in queue) > MOST_INLINE_AHEAD
         )
 
-    def send(self, chunk: Chunk, worker: _pool.Worker) -> None:
+    def send(self, chunk: Chunk, worker: Worker) -> None:
         """Send a chunk. Raises what pickling the items raises."""
         parcel = pack(chunk.items, self._crew.store)
         chunk.origin, chunk.inline_bytes = chunk.start, len(parcel.payload)
@@ -133,10 +148,10 @@ class LocalEngine:
         self.bytes_moved += parcel.nbytes
         worker.post(_messages.Work(self._job_number, chunk.number, parcel, chunk.single))
 
-    def flush(self, worker: _pool.Worker) -> None:
+    def flush(self, worker: Worker) -> None:
         worker.flush()
 
-    def _tell_job(self, worker: _pool.Worker) -> None:
+    def _tell_job(self, worker: Worker) -> None:
         job = self._job
         if worker.place != self._place:
             job = job._replace(place=self._place)
@@ -186,7 +201,7 @@ class LocalEngine:
 
     # ------------------------------------------------------------------ what workers say
 
-    def _hear(self, worker: _pool.Worker, readable: bool) -> None:
+    def _hear(self, worker: Worker, readable: bool) -> None:
         """Take its messages; or its death, once all it said before has been read."""
         while worker in self._queues:
             message = worker.receive() if readable else None
@@ -199,10 +214,10 @@ class LocalEngine:
             if not worker.line.holds_more():
                 return
 
-    def _take_answer(self, worker: _pool.Worker, answer: _messages.Answer) -> None:
+    def _take_answer(self, worker: Worker, answer: _messages.Answer) -> None:
         if answer.job != self._job_number:
             worker.inflight -= answer.last
-            _pool.discard(answer)
+            discard(answer)
             return
         chunk = self._queues[worker][0]
         self._fresh.discard(worker)
@@ -212,7 +227,7 @@ class LocalEngine:
             worker.inflight -= 1
         self._events.append(Part(chunk, answer))
 
-    def _take_refusal(self, worker: _pool.Worker, refusal: _messages.Refusal) -> None:
+    def _take_refusal(self, worker: Worker, refusal: _messages.Refusal) -> None:
         worker.inflight -= 1
         if refusal.job != self._job_number:
             return
@@ -225,7 +240,7 @@ class LocalEngine:
         else:
             self._give_up(worker, chunk, refusal)
 
-    def _replace_stale(self, worker: _pool.Worker, chunk: Chunk) -> None:
+    def _replace_stale(self, worker: Worker, chunk: Chunk) -> None:
         """A warm worker knows another state of the caller's modules: a new one imports afresh."""
         chunks = [chunk, *self._queues[worker]]
         self._remove(worker, kill=True)
@@ -233,7 +248,7 @@ class LocalEngine:
         self._events.append(Lost(chunks, False, 0, 0, _nobody_at_fault))
         self._hire_instead()
 
-    def _give_up(self, worker: _pool.Worker, chunk: Chunk, refusal: _messages.Refusal) -> None:
+    def _give_up(self, worker: Worker, chunk: Chunk, refusal: _messages.Refusal) -> None:
         chunks = [chunk]
         for each in list(self._queues):
             chunks.extend(self._queues[each])
@@ -243,7 +258,7 @@ class LocalEngine:
 
     # ------------------------------------------------------------------ workers that are gone
 
-    def _bury(self, worker: _pool.Worker, overdue: Callable[[int], BaseException] | None) -> None:
+    def _bury(self, worker: Worker, overdue: Callable[[int], BaseException] | None) -> None:
         """A worker is dead: tell what was at it, and hire another if there is work left."""
         chunks = list(self._queues[worker])
         words = worker.board
@@ -274,7 +289,7 @@ class LocalEngine:
             if not self._queues:
                 self._events.append(Unavailable([], f"no worker could be started: {error}", error))
 
-    def _remove(self, worker: _pool.Worker, kill: bool) -> int | None:
+    def _remove(self, worker: Worker, kill: bool) -> int | None:
         self._watch.remove(worker)
         del self._queues[worker]
         self._fresh.discard(worker)

@@ -13,9 +13,21 @@ from typing import Any
 
 from parmap import _messages, _plan
 from parmap._call import Call
-from parmap._chunk import Chunk, Event, Lost, Part, Refused, Unavailable
+from parmap._chunk import (
+    Chunk,
+    Event,
+    Lost,
+    Part,
+    Refused,
+    Unavailable,
+    arguments,
+    cannot_load,
+    cannot_send,
+    settled,
+)
 from parmap._engine import LocalEngine
 from parmap._outcome import UNTRUSTED, Failure, emptying, note, raising, rebuild
+from parmap._own import Own, items_meanwhile, run_rest
 from parmap._progress import Progress
 from parmap._report import Report
 from parmap._transport import Parcel, unpack
@@ -32,14 +44,6 @@ FIRST_AHEAD = 1024
 FIRST_AHEAD_UNKNOWN = 8
 MOST_BYTES_AHEAD = 128 * 2**20
 
-# Seconds of work in a chunk below which a second one is sent ahead, to hide the pipe's latency
-# (50 to 100 us). Larger would hide nothing more, and queue chunks behind a long one.
-AHEAD_SECONDS = 10e-3
-
-# Seconds of work in a chunk below which several are sent at once, since waking the worker costs
-# more than they do. Larger would share out the last chunks unevenly.
-WAKE_SECONDS = 100e-6
-
 # Seconds between two looks at the boards, while a bar is shown.
 TICK = 0.1
 
@@ -53,13 +57,12 @@ class Flow:
         engine: LocalEngine,
         progress: Progress,
         report: Report,
-        seconds_per_item: float,
     ):
         self._call = call
         self._engine = engine
         self._progress = progress
         self._report = report
-        self._each = seconds_per_item  # of late; 0 while nothing is known
+        self.seconds_per_item = report.probe.each  # of late; 0 while nothing is known
         self._bytes_each = 0.0
         self._window: deque[Chunk] = deque()
         self._again: deque[Chunk] = deque()  # to be sent before anything new is cut
@@ -67,6 +70,10 @@ class Flow:
         self._handed = 0  # items the consumer is at
         self._handed_out = 0
         self._input_failed = False
+        # The caller's own chunk: it goes on with items while workers boot. Not where the user asked
+        # for workers from the first item on.
+        self._helps = call.settings.parallel is None and engine.booting
+        self._own: Own | None = None
         self._patience = 0  # how often the window was widened for one slow item
         self._bytes_ahead = 0
         self.unavailable: Unavailable | None = None
@@ -85,24 +92,62 @@ class Flow:
                 self._handed_out += self._handed
                 self._handed = 0
             elif self._window and self.unavailable is None:
-                self._wait()
+                if not (self._helps and self._help()):
+                    self._wait()
             elif self._window and not self._call.settings.parallel:
                 yield from self._rest_here()
             else:
                 return
+
+    def _help(self) -> bool:
+        """While workers boot, run the next items here; False when there is nothing to do."""
+        own = self._own
+        if self._engine.booting and self.unavailable is None:
+            if own is None or own.chunk.done:
+                own = self._own = self._reserve()
+            if own is not None:
+                own.run()
+                self._hear(0.0)
+            return own is not None
+        self._helps, self._own = False, None
+        if own is not None and not own.chunk.done:  # workers take over
+            left = len(own.chunk.items) - own.chunk.got
+            self._split(own.chunk, self._sizes(left, self._call.inputs.left()))
+            return True
+        return False
+
+    def _reserve(self) -> Own | None:
+        """What the caller can do itself until workers are there, if that is an item at all."""
+        left, seconds = self._call.inputs.left(), self._engine.boot_left()
+        size = items_meanwhile(self.seconds_per_item, seconds, self._space(left))
+        chunk = self._cut(size, left) if size else None
+        return None if chunk is None else Own(self._call, chunk, self._report.probe)
+
+    def _sizes(self, count: int, later: int | None) -> list[int]:
+        """Chunk sizes for so many items, after which `later` more come."""
+        sizes = []
+        while count:
+            left = None if later is None else count + later
+            sizes.append(min(count, self._chunksize(left)))
+            count -= sizes[-1]
+        return sizes
 
     def _wait(self) -> None:
         starved = self._engine.hungry(1) is not None  # a worker has nothing to do
         limit = TICK if self._progress.wanted or starved else None
         if self._call.inputs.slow and starved and not self._call.inputs.finished:
             limit = 0.0  # only look: there is more to draw, for a worker that has nothing
-        events = self._engine.wait(limit)
-        for event in events:
-            self._note(event)
-        if starved and not events and limit:
+        if not self._hear(limit) and starved and limit:
             self._patience += 1
         if self._progress.wanted:
             self._progress.at(self._report.items + self._engine.running_items())
+
+    def _hear(self, limit: float | None) -> bool:
+        """Take what happened, or happens within `limit` seconds; whether anything did."""
+        events = self._engine.wait(limit)
+        for event in events:
+            self._note(event)
+        return bool(events)
 
     # ------------------------------------------------------------------ out: cut and send
 
@@ -110,9 +155,14 @@ class Flow:
         """Send chunks while workers have room and the consumer is not too far behind."""
         if self.unavailable is not None:
             return
-        engine, left = self._engine, self._call.inputs.left()
+        engine = self._engine
+        if self._helps and self._own is None and engine.booting:
+            self._own = self._reserve()  # the next items are here, and later ones for workers
+        left = self._call.inputs.left()
+        if left is not None:
+            left += sum(len(chunk.items) for chunk in self._again)
         size = self._chunksize(left)
-        low, depth = self._depths(left, size)
+        low, depth = _plan.depths(size, self.seconds_per_item, left, engine.workers)
         while (worker := engine.hungry(low)) is not None:
             for _ in range(depth - low + 1):
                 chunk = self._again.popleft() if self._again else self._cut(size, left)
@@ -125,24 +175,14 @@ class Flow:
                     break
             engine.flush(worker)
 
-    def _depths(self, left: int | None, size: int) -> tuple[int, int]:
-        """(fewest, most) chunks at one worker: below the first it gets more, up to the second."""
-        seconds = size * self._each
-        if seconds > AHEAD_SECONDS:
-            return 1, 1
-        last = left is not None and left < size * self._engine.workers * _plan.TAPER
-        if last and self._each > _plan.CHUNK_SECONDS:
-            return 1, 1
-        return (2, 2) if not seconds or seconds > WAKE_SECONDS else (4, 8)
-
     def _chunksize(self, left: int | None) -> int:
         """Items of the next chunks; a single one while nothing is known of their cost."""
         fixed = self._call.settings.chunksize
         if fixed is not None:
             return fixed
-        if not self._each:
+        if not self.seconds_per_item:
             return 1
-        return _plan.chunk_size(self._each, left, self._engine.workers, self._bytes_each)
+        return _plan.chunk_size(self.seconds_per_item, left, self._engine.workers, self._bytes_each)
 
     def _space(self, left: int | None) -> int:
         """Items that may still go on their way; 0 or less while the window is full."""
@@ -166,13 +206,13 @@ class Flow:
         chunk, start = None, inputs.drawn
         items = inputs.take(size)
         if self._call.mapper is starmap:
-            items = [item if isinstance(item, tuple) else _arguments(item) for item in items]
+            items = [item if isinstance(item, tuple) else arguments(item) for item in items]
         if items:
             chunk = Chunk(start, items, lives=self._call.settings.retries)
             self._admit(chunk)
         if inputs.error is not None:
             error, inputs.error = inputs.error, None
-            self._admit(_settled(inputs.drawn, error))
+            self._admit(settled(inputs.drawn, error))
             self._input_failed = True  # nothing more is drawn until the consumer asks again
         return chunk
 
@@ -191,7 +231,7 @@ class Flow:
             if len(chunk.items) > 1:
                 self._split(chunk, [1] * len(chunk.items))
                 return
-            self._settle(chunk, _cannot_send(chunk, error))
+            self._settle(chunk, cannot_send(chunk, error))
 
     # ------------------------------------------------------------------ back: what workers say
 
@@ -202,13 +242,11 @@ class Flow:
             case Lost():
                 self._resend(event)
             case Refused(chunk, failure) if len(chunk.items) == 1:
-                self._settle(chunk, _cannot_load("item", chunk.start, failure.summary))
+                self._settle(chunk, cannot_load("item", chunk.start, failure.summary))
             case Refused(chunk):
                 self._split(chunk, [1] * len(chunk.items))
             case Unavailable():
                 self.unavailable = event
-                for chunk in event.chunks:
-                    chunk.done = False
 
     def _take(self, chunk: Chunk, answer: _messages.Answer) -> None:
         count = 0
@@ -222,8 +260,8 @@ class Flow:
         chunk.done = chunk.got >= len(chunk.items)
         self._report.add(count, _alone_seconds(answer))
         if count:
-            each = answer.seconds / count
-            self._each = each if not self._each else (self._each + each) / 2
+            each, before = answer.seconds / count, self.seconds_per_item
+            self.seconds_per_item = (before + each) / 2 if before else each
             moved = sum(o.nbytes for _, o in answer.groups if isinstance(o, Parcel)) / count
             self._bytes_each = max(moved, self._bytes_each / 2)
 
@@ -299,6 +337,8 @@ class Flow:
                 return emptying(unpack(outcome))
             except UNTRUSTED as why:
                 return self._unreadable(chunk, index, count, why)
+        if isinstance(outcome, list):
+            return emptying(outcome)
         error = rebuild(outcome) if isinstance(outcome, Failure) else outcome
         if not chunk.items:  # what the input raised
             self._input_failed = False
@@ -311,7 +351,7 @@ class Flow:
     ) -> Iterator[Any]:
         """Results that do not load here: of several that came together, each is run again alone."""
         if count == 1:
-            failed = _cannot_load("result of item", index, f"{type(error).__name__}: {error}")
+            failed = cannot_load("result of item", index, f"{type(error).__name__}: {error}")
             note(failed, index, chunk.items[index - chunk.start])
             return self._raising(failed)
         offset = index - chunk.start
@@ -340,11 +380,7 @@ class Flow:
             chunk = self._window.popleft()
             while chunk.parts:
                 yield self._hand_out(chunk)
-            while chunk.got < len(chunk.items):
-                item, chunk.items[chunk.got] = chunk.items[chunk.got], None
-                chunk.got += 1
-                self._report.add(1, 0.0)
-                yield one_here(self._call, item, chunk.start + chunk.got - 1)
+            yield from run_rest(self._call, chunk, self._report)
 
     def discard(self) -> None:
         """The consumer wants no more: give up the files of results nobody will read."""
@@ -360,37 +396,3 @@ def _alone_seconds(answer: _messages.Answer) -> float:
     if answer.cpu_seconds > (1 - _plan.WAITING_SHARE) / 2 * answer.seconds:
         return min(answer.seconds, answer.cpu_seconds)
     return answer.seconds
-
-
-def one_here(call: Call, item: Any, index: int) -> Iterator[Any]:
-    """One item, run in this process when it is asked for."""
-    yield call.run(item, index)
-
-
-def _arguments(item: Any) -> Any:
-    """starmap takes any iterable for the arguments; across the wall it has to be a tuple."""
-    try:
-        return tuple(item)
-    except TypeError:  # not iterable: starmap says so in the worker, at its position
-        return item
-
-
-def _settled(start: int, error: BaseException) -> Chunk:
-    """A place in the window without an item: what the input raised there."""
-    chunk = Chunk(start, [])
-    chunk.parts.append((0, error))
-    chunk.done = True
-    return chunk
-
-
-def _cannot_send(chunk: Chunk, why: BaseException) -> BaseException:
-    error = TypeError(
-        f"item {chunk.start} cannot be sent to a worker: {type(why).__name__}: {why}. "
-        "Pass something that pickles, or parallel=False."
-    )
-    error.__cause__ = why
-    return error
-
-
-def _cannot_load(what: str, index: int, why: str) -> BaseException:
-    return TypeError(f"the {what} {index} pickles but does not load on the other side: {why}")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from parmap._costs import Costs
+
 # Workers for functions that wait (sleep, read a network) rather than compute: at the most this
 # many. Fewer would leave waiting work slow; more cost memory, 10 MB and 5 ms each.
 MOST_WAITING_WORKERS = 32
@@ -19,7 +21,7 @@ WAITING_SHARE = 0.3
 
 # How much shorter parallel must be than serial before it is chosen. At 1 every wrong estimate
 # costs; lower, and work that would gain a little stays serial. From benchmarks/no_regret.py.
-MARGIN = 0.85
+MARGIN = 0.92
 
 # Seconds of work a chunk is cut to. A chunk costs some 25 us in the caller, so this keeps the
 # overhead near 1 %; smaller raises that, larger makes the last chunks end apart.
@@ -31,17 +33,14 @@ TAPER = 2
 
 
 class Facts(NamedTuple):
-    """What is known when a plan is made. Seconds are measured, not assumed, where they can be.
+    """What is known when a plan is made. All seconds were measured, here or before.
 
     Attributes:
         done: items run so far; left: items that remain, None where the input does not say.
-        seconds_per_item: of one item, run here; waiting: the share of it that used no processor.
-        transfer_per_item: seconds to move one item there and its result back.
-        bytes_per_item: of the two, pickled.
-        boot: seconds until workers can be had, in which items go on being run here; start: seconds
-            then lost to having them; both 0 when some are warm.
-        hire: seconds to start one more worker; warm: workers that need no start.
-        call: fixed cost of a parallel call.
+        seconds_per_item: of one item; waiting: the share of it that used no processor.
+        transfer_per_item: processor seconds to move an item there and its result back, both sides.
+        costs: of workers on this machine; warm: workers that are there already.
+        missed: seconds that earlier calls would have saved with warm workers.
         cores: that may be used; most_workers: the caller's `max_workers`, or None.
         memory_workers: as many as memory has room for, or None.
         pinned: the caller's `parallel`.
@@ -53,13 +52,10 @@ class Facts(NamedTuple):
     seconds_per_item: float
     waiting: float
     transfer_per_item: float
-    bytes_per_item: int
-    boot: float
-    start: float
-    call: float
-    hire: float
+    costs: Costs
     warm: int
     cores: int
+    missed: float = 0.0
     most_workers: int | None = None
     memory_workers: int | None = None
     pinned: bool | None = None
@@ -101,8 +97,7 @@ def make_plan(f: Facts) -> Plan:
     6. Parallel.
     """
     workers = choose_workers(f)
-    serial = f.expected * f.seconds_per_item
-    parallel = _parallel_seconds(f, serial, workers)
+    serial, parallel = f.expected * f.seconds_per_item, _parallel(f, workers)
     if f.obstacle:
         return Plan(False, 0, 1, f.obstacle, serial, parallel)
     if f.pinned is False:
@@ -117,36 +112,42 @@ def make_plan(f: Facts) -> Plan:
 
 
 def choose_workers(f: Facts) -> int:
-    """What the caller said; else cores, and more of them for work that waits.
+    """What the caller said; else the cores; for work that waits, what makes the call shortest.
 
     Never more than items left, or than memory holds.
     """
-    wanted = f.cores
-    if f.most_workers is not None:
-        wanted = f.most_workers
-    elif f.waiting > WAITING_SHARE:
-        busy = max(1.0 - f.waiting, f.cores / MOST_WAITING_WORKERS)
-        wanted = max(wanted, min(MOST_WAITING_WORKERS, math.ceil(f.cores / busy)))
     limits = [limit for limit in (f.left, f.memory_workers) if limit is not None]
-    return max(1, min([wanted, *limits]))
+    if f.most_workers is not None:
+        return max(1, min([f.most_workers, *limits]))
+    if f.waiting <= WAITING_SHARE:
+        return max(1, min([f.cores, *limits]))
+    busy = max(1.0 - f.waiting, f.cores / MOST_WAITING_WORKERS)
+    most = max(1, min([MOST_WAITING_WORKERS, math.ceil(f.cores / busy), *limits]))
+    return min(range(min(f.cores, most), most + 1), key=lambda workers: _parallel(f, workers))
 
 
-def _speed(f: Facts, workers: int) -> float:
-    """How many items run in the time of one: processors limit the part that uses them."""
-    computing = max(1.0 - f.waiting, 1e-9)
-    return max(1.0, min(workers, f.cores / computing))
+def _parallel(f: Facts, workers: int) -> float:
+    """What the rest takes with so many workers, if they are sought now.
 
-
-def _parallel_seconds(f: Facts, serial: float, workers: int) -> float:
-    """What the rest takes if workers are sought now: serial until they are there, then shared."""
-    start = f.start + f.hire * max(0, workers - f.warm)
-    if serial <= f.boot:
-        return serial + start
-    share = 1 - f.boot / serial if serial else 1.0
-    moved = share * f.expected * f.transfer_per_item
-    shared = share * serial / _speed(f, workers)
-    rounds = math.ceil(share * f.expected / workers) * f.seconds_per_item  # whole items only
-    return f.boot + start + f.call + max(shared, rounds) + moved
+    Until new ones are there, the caller goes on by itself. Then the work, and the moving of items
+    and results, is shared by the processors; but the caller moves its half alone, and items are
+    whole. Calls that would have gained before pay for a start in advance.
+    """
+    serial, moved = f.expected * f.seconds_per_item, f.expected * f.transfer_per_item
+    start, boot, hired = 0.0, 0.0, workers - f.warm
+    if not f.warm:
+        start = max(0.0, f.costs.start - f.missed)
+        boot = max(0.0, f.costs.boot - max(0.0, f.missed - f.costs.start))
+        hired = workers - f.cores
+    if serial <= boot:
+        return start + serial
+    share = 1 - boot / serial if serial else 1.0
+    chunks = (serial + moved) / CHUNK_SECONDS * f.costs.chunk
+    speed = max(1.0, min(workers, f.cores / max(1.0 - f.waiting, 1e-9)))
+    together = share * (serial + moved + chunks) / speed
+    rounds = math.ceil(share * f.expected / workers) * f.seconds_per_item
+    hire = f.costs.hire * max(0, hired)
+    return start + boot + hire + f.costs.call + max(together, rounds, share * moved / 2)
 
 
 def _comparison(f: Facts, serial: float, parallel: float) -> str:
@@ -167,6 +168,26 @@ def chunk_size(
     if bytes_per_item:
         size = min(size, CHUNK_BYTES / bytes_per_item)
     return max(1, min(int(size), MOST_CHUNK))
+
+
+# Seconds of work in a chunk below which a second one is sent ahead, to hide the pipe's latency
+# (50 to 100 us). Larger would hide nothing more, and queue chunks behind a long one.
+AHEAD_SECONDS = 10e-3
+
+# Seconds of work in a chunk below which several are sent at once, since waking the worker costs
+# more than they do. Larger would share out the last chunks unevenly.
+WAKE_SECONDS = 100e-6
+
+
+def depths(size: int, seconds_per_item: float, left: int | None, workers: int) -> tuple[int, int]:
+    """(fewest, most) chunks at one worker: below the first it gets more, up to the second."""
+    seconds = size * seconds_per_item
+    if seconds > AHEAD_SECONDS:
+        return 1, 1
+    last = left is not None and left < size * workers * TAPER
+    if last and seconds_per_item > CHUNK_SECONDS:
+        return 1, 1
+    return (2, 2) if not seconds or seconds > WAKE_SECONDS else (4, 8)
 
 
 # Bytes of items and results a chunk may hold. Smaller makes arrays travel one by one, at 50 us

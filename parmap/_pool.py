@@ -18,18 +18,16 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from contextlib import suppress
-from typing import Any
 
-from parmap import _messages, _worker
+from parmap import _worker
+from parmap._handle import Worker, read_late_answers, readable
 from parmap._hiring import Hiring
 from parmap._processes import forget_after_fork, interrupts_held
-from parmap._transport import Store, frame, new_store, open_frame
+from parmap._transport import Store, new_store
 
 # Seconds after which a worker without work ends itself. Smaller makes programs that call now and
 # then pay for a start each time (60 ms); larger keeps memory for nobody.
@@ -44,64 +42,7 @@ DRAIN_SECONDS = 0.01
 LEAVE_SECONDS = 0.5
 
 
-class Worker:
-    """The caller's handle on one worker."""
-
-    def __init__(self, process: Any, host: _Host):
-        self.process = process
-        self.host = host
-        self.line = process.line
-        self.board = process.board.words
-        self.pidfd = _pidfd(process.pid)
-        self.job = 0  # number of the job it knows
-        self.inflight = 0  # chunks sent and not yet answered to the end
-        self.place: object = None  # the place it was last told to follow
-
-    def post(self, message: _messages.Job | _messages.Work) -> None:
-        """Add a message to what `flush` sends."""
-        self.line.post(frame(message.wire(), self.host.store))
-
-    def flush(self) -> None:
-        """Send. That the worker is gone is no error here: who waits for it will be told."""
-        with suppress(OSError):
-            self.line.flush()
-
-    def receive(self) -> _messages.Answer | _messages.Refusal | None:
-        """The next message, None at the end of the pipe."""
-        try:
-            message = _messages.read(open_frame(self.line.receive()))
-        except (EOFError, OSError):
-            return None
-        assert isinstance(message, _messages.Answer | _messages.Refusal)
-        return message
-
-    def has_message(self) -> bool:
-        """Whether `receive` has something to return at once: a message, or the end."""
-        return self.line.holds_more() or bool(_readable([self.line], 0))
-
-    def alive(self) -> bool:
-        if self.pidfd is None:
-            return self.process.exitcode is None
-        return not _readable([self.pidfd], 0)
-
-    def exitcode(self, limit: float = 1.0) -> int | None:
-        """The exit code of a worker that is dead or about to be; None if it cannot be had."""
-        self.process.join(limit)
-        code: int | None = self.process.exitcode
-        return code
-
-    def kill(self) -> None:
-        with suppress(ProcessLookupError):
-            os.kill(self.process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-
-    def close(self) -> None:
-        self.line.close()
-        if self.pidfd is not None:
-            os.close(self.pidfd)
-            self.pidfd = None
-
-
-class _Host:
+class Host:
     """One Pool: workers that were hired together."""
 
     def __init__(self, crew: Crew, count: int):
@@ -147,7 +88,7 @@ class Crew:
         # own threads take it too. Not re-entrant, for `give_back` may come in from a finaliser, in
         # the middle of any line here.
         self._lock = threading.Lock()
-        self._hosts: list[_Host] = []
+        self._hosts: list[Host] = []
         self._idle: list[Worker] = []
         self._draining: list[Worker] = []
         self._returned: deque[Worker] = deque()  # given back, not yet sorted into the two above
@@ -170,7 +111,7 @@ class Crew:
         return taken
 
     def _hire(self, count: int) -> list[Worker]:
-        host = _Host(self, count)
+        host = Host(self, count)
         with self._lock:
             self._hosts.append(host)
         return list(host.workers)
@@ -198,7 +139,7 @@ class Crew:
             if worker in worker.host.workers:  # else its Pool was ended meanwhile
                 self._draining.append(worker)
         for worker in list(self._draining):
-            _read_late_answers(worker)
+            read_late_answers(worker)
         self._idle += [worker for worker in self._draining if not worker.inflight]
         self._draining = [worker for worker in self._draining if worker.inflight]
         # Small Pools last, which is where those are taken that are too many: so whole Pools go.
@@ -214,7 +155,7 @@ class Crew:
                 enough = not busy or len(self._idle) >= count
             if enough or time.monotonic() > limit:
                 return
-            _readable(busy, max(0.0, limit - time.monotonic()))
+            readable(busy, max(0.0, limit - time.monotonic()))
 
     def lose(self, worker: Worker, kill: bool = False) -> None:
         """Strike a worker that died, or is to die."""
@@ -258,7 +199,7 @@ class Crew:
             worker.kill()
         self._lay_off(leaving)
 
-    def dismiss(self, host: _Host) -> None:
+    def dismiss(self, host: Host) -> None:
         """Every worker of this Pool has ended by itself."""
         with self._lock:
             if host not in self._hosts or any(w not in self._idle for w in host.workers):
@@ -286,28 +227,6 @@ class Crew:
             worker.process.join(max(0.0, limit - time.monotonic()))
         for host in hosts:
             host.end()
-
-
-def _read_late_answers(worker: Worker) -> None:
-    """What a worker still says of a call that is over: nobody wants its parcels."""
-    while worker.inflight and worker.has_message():
-        message = worker.receive()
-        if isinstance(message, _messages.Answer):
-            worker.inflight -= message.last
-            discard(message)
-        elif message is None:
-            worker.inflight = 0  # it is dead, as whoever leases it will see
-        else:
-            worker.inflight -= 1
-
-
-def discard(answer: _messages.Answer) -> None:
-    """Give up the files of an answer that nobody will read."""
-    from parmap._transport import Parcel
-
-    for _, outcome in answer.groups:
-        if isinstance(outcome, Parcel):
-            outcome.discard()
 
 
 # ------------------------------------------------------------------ the crews of this process
@@ -370,22 +289,3 @@ def _forget() -> None:
 atexit.register(shutdown)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
-
-
-# ------------------------------------------------------------------ what the system offers
-
-
-def _pidfd(pid: int) -> int | None:
-    """A descriptor that becomes readable when the process ends, where the system has such."""
-    if not hasattr(os, "pidfd_open"):
-        return None
-    try:
-        return os.pidfd_open(pid)
-    except OSError:  # an old kernel, a sandbox, or the process is gone already
-        return None
-
-
-def _readable(sources: list[Any], timeout: float | None) -> list[Any]:
-    from multiprocessing.connection import wait
-
-    return wait(sources, timeout)

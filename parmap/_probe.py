@@ -6,7 +6,7 @@ rest is worth workers; a call that stays cheap ends here, at the speed of map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter, thread_time
 from typing import Any
 
@@ -21,12 +21,21 @@ BATCH_SECONDS = 1e-3
 # Items of a batch at the most: that many may turn out dear before anybody looks.
 MOST_ITEMS = 4096
 
-# Seconds an item must take for its data to be weighed right away.
-WEIGH_SECONDS = 50e-6
+# Seconds an item must take for its data to be weighed unasked. Smaller would import pickle (2 ms)
+# for calls that are over soon; larger would run one more dear item here before a plan is made.
+WEIGH_SECONDS = 20e-3
 
-# Seconds the rest must be expected to take before a plan is worth making at all: a warm parallel
-# call has never been done in less.
-WORTH_SECONDS = 200e-6
+# Seconds that items must take before their waiting is looked at. Smaller would take the grain of a
+# clock, and a moment in which another process had the core, for waiting.
+WAIT_SECONDS = 200e-6
+
+# Items that are weighed together. Fewer would put the cost of a whole pickle on each; more takes
+# longer than it tells.
+WEIGH_ITEMS = 64
+
+# Bytes that are copied to know what copying costs. Smaller would measure a cache; larger takes
+# longer than 0.2 ms.
+SAMPLE_BYTES = 2**20
 
 
 class Probe:
@@ -36,10 +45,10 @@ class Probe:
         items, seconds: run here, and what they took in all.
         each: seconds of one item of late.
         waiting: share of the time of the last weighed item that used no processor.
-        transfer: seconds to pickle and load one item and its result; bytes: of both.
+        transfer: seconds to move one item and its result, added up over both sides.
         obstacle: why items or results cannot cross the wall, or "".
         weighed: whether an item and its result were looked at.
-        closer: the next item is to be timed alone, and weighed: a plan depends on it.
+        closer: the next items are to be weighed, and timed with care: a plan depends on it.
     """
 
     items = 0
@@ -47,7 +56,6 @@ class Probe:
     each = 0.0
     waiting = 0.0
     transfer = 0.0
-    bytes = 0
     obstacle = ""
     weighed = False
     closer = False
@@ -60,29 +68,50 @@ class Probe:
         each = seconds / count
         self.each = each if self.items == count else (self.each + each) / 2
 
-    def weigh(self, item: Any, value: Any) -> None:
-        """Measure what it costs to send this item and to get this value back."""
+    def weigh(self, items: Sequence[Any], values: Sequence[Any]) -> None:
+        """Measure what it costs to send these items and to get these values back, each."""
         import pickle
 
         from parmap._transport import dumps
 
         self.weighed = True
+        buffers: list[memoryview] = []
         began = perf_counter()
         try:
-            for thing in (item, value):
-                buffers: list[memoryview] = []
-                data = dumps(thing, buffers)
-                self.bytes += len(data) + sum(b.nbytes for b in buffers)
-                if not buffers:
+            for things in (items, values):
+                few: list[memoryview] = []
+                data = dumps(things, few)
+                buffers += few
+                if not few:
                     pickle.loads(data)
         except UNTRUSTED as error:
             self.obstacle = f"items or results cannot be sent: {type(error).__name__}: {error}"
-        # Buffers are not copied here, but will be, once each way and once on the other side.
-        self.transfer = (perf_counter() - began) * 2 + self.bytes * SECONDS_PER_BYTE
+        seconds = perf_counter() - began
+        # Buffers were not copied by that, but will be: once into memory, and read from there.
+        self.transfer = (seconds + 2 * _copy_seconds(buffers)) / len(items)
 
 
-# Seconds to move one byte through a file in memory, written and mapped. From benchmarks/data.py.
-SECONDS_PER_BYTE = 0.6e-9
+def _copy_seconds(buffers: Sequence[memoryview]) -> float:
+    """What copying these takes: measured on a part of the largest, and the same per byte."""
+    if not buffers:
+        return 0.0
+    sample = max(buffers, key=lambda buffer: buffer.nbytes)[:SAMPLE_BYTES]
+    began = perf_counter()
+    bytes(sample)
+    return (perf_counter() - began) * sum(buffer.nbytes for buffer in buffers) / sample.nbytes
+
+
+def first_items(call: Call, probe: Probe) -> Iterator[Iterator[Any]]:
+    """The first items of a call, in batches that grow, for about a millisecond: no plan is worth
+    making before."""
+    size = 1
+    while size and not call.inputs.finished:
+        yield from _alone(call, probe) if size == 1 else _eagerly(call, probe, size)
+        size = int(
+            min(16 * size, MOST_ITEMS, (BATCH_SECONDS - probe.seconds) / (probe.each or 1e-9))
+        )
+        if size < 1 or not call.inputs.instant:
+            return
 
 
 def run_here(
@@ -90,9 +119,9 @@ def run_here(
 ) -> Iterator[Iterator[Any]]:
     """Run items in this process, in batches, until the input ends or `stay` says to stop."""
     inputs = call.inputs
-    size = 1
+    size = _next_size(1, probe) if probe.items else 1
     while not (inputs.exhausted and inputs.finished) and stay():
-        if size == 1 or probe.closer:
+        if size == 1 or (probe.closer and not inputs.instant):
             yield from _alone(call, probe)
         elif inputs.instant:
             yield from _eagerly(call, probe, size)
@@ -100,23 +129,19 @@ def run_here(
             yield _one_by_one(call, probe, size)
         if progress.wanted:
             progress.at(probe.items)
-        size = int(min(16 * size, MOST_ITEMS, BATCH_SECONDS / (probe.each or 1e-9))) or 1
+        size = _next_size(size, probe)
+
+
+def _next_size(size: int, probe: Probe) -> int:
+    return int(min(16 * size, MOST_ITEMS, BATCH_SECONDS / (probe.each or 1e-9))) or 1
 
 
 def _alone(call: Call, probe: Probe) -> Iterator[Iterator[Any]]:
-    """One item, timed by itself; its data is looked at if it is dear or a plan needs it."""
+    """One item, timed by itself."""
     index = call.inputs.drawn
     items = call.inputs.take(1)
     if items:
-        cpu, began = thread_time(), perf_counter()
-        values, error = run_batch(call.mapper, call.fn, items)
-        seconds = perf_counter() - began
-        probe.add(1, seconds)
-        if seconds > WEIGH_SECONDS or probe.closer:
-            probe.waiting = min(1.0, max(0.0, 1 - (thread_time() - cpu) / seconds))
-            if values and not probe.weighed:
-                probe.weigh(items[0], values[0])
-        probe.closer = False
+        values, error = _run_measured(call, probe, items)
         if error is None:
             items.clear()
             yield emptying(values)
@@ -127,13 +152,31 @@ def _alone(call: Call, probe: Probe) -> Iterator[Iterator[Any]]:
         yield _input_raised(call)
 
 
+def _run_measured(
+    call: Call, probe: Probe, items: list[Any]
+) -> tuple[list[Any], BaseException | None]:
+    """Run items, timed; and looked at more closely if that was asked for."""
+    closer, cpu = probe.closer, thread_time() if len(items) == 1 or probe.closer else 0.0
+    began = perf_counter()
+    values, error = run_batch(call.mapper, call.fn, items)
+    seconds = perf_counter() - began
+    try:
+        probe.add(len(values) + (error is not None), seconds)
+        if cpu and seconds > WAIT_SECONDS:
+            probe.waiting = min(1.0, max(0.0, 1 - (thread_time() - cpu) / seconds))
+        if values and (closer or (seconds > WEIGH_SECONDS and not probe.weighed)):
+            probe.weigh(items[: len(values)][:WEIGH_ITEMS], values[:WEIGH_ITEMS])
+            probe.closer = False
+        return values, error
+    finally:
+        del error  # see _outcome.raising
+
+
 def _eagerly(call: Call, probe: Probe, size: int) -> Iterator[Iterator[Any]]:
     """A batch of items at C speed, all of them before the first is handed out."""
     index = call.inputs.drawn
     items = call.inputs.take(size)
-    began = perf_counter()
-    values, error = run_batch(call.mapper, call.fn, items)
-    probe.add(len(values) + (error is not None), perf_counter() - began)
+    values, error = _run_measured(call, probe, items)
     errors: list[BaseException] = []
     if error is not None:
         errors, error = [error], None

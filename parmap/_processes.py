@@ -49,6 +49,12 @@ class _Hosted:
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("line", "board")}
 
+    @property
+    def named(self) -> bool:
+        """Whether the process has a number yet; see the fork server's Popen."""
+        told = getattr(self._popen, "named", None)  # type: ignore[attr-defined]
+        return told is None or told()
+
     def start(self) -> None:
         super().start()  # type: ignore[misc]
         assert self.seat is not None
@@ -257,13 +263,56 @@ def _spawn_popen_windows() -> Any:  # not tested: there is no Windows here
     return popen
 
 
+class _NamedLater(_OnePoll):
+    """Mixed into the fork server's Popen, which then does not wait until there is a process: a
+    server that boots takes 60 ms, in which the caller has better things to do."""
+
+    sentinel: Any
+    returncode: int | None
+    _pid: int | None = None
+
+    def __init__(self, process: Any):
+        self._naming = threading.Lock()
+        super().__init__(process)
+
+    @property
+    def pid(self) -> int | None:
+        """Waits for the server to tell it; None if the server died before it could."""
+        from multiprocessing import forkserver
+
+        with self._naming:  # the Pool's handler thread asks too
+            if self._pid is None and self.returncode is None:
+                try:
+                    self._pid = forkserver.read_signed(self.sentinel)
+                except EOFError:
+                    self.returncode = 255
+            return self._pid
+
+    def named(self) -> bool:
+        """Whether `pid` can be had at once: till then the sentinel tells of that, not of an end."""
+        return self._pid is not None or bool(
+            multiprocessing.connection.wait([self.sentinel], timeout=0)
+        )
+
+    def poll(self, flag: int = _WITHOUT_WAITING) -> int | None:
+        if flag == _WITHOUT_WAITING and not self.named():
+            return None
+        return self.returncode if self.pid is None else super().poll(flag)
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        if self.pid is None:
+            return self.returncode
+        code: int | None = super().wait(timeout)  # type: ignore[misc]
+        return code
+
+
 @functools.cache
 def _forkserver_popen() -> Any:
-    from multiprocessing import forkserver, popen_forkserver
+    from multiprocessing import popen_forkserver
 
     util = _untyped("util")
 
-    class Popen(_OnePoll, popen_forkserver.Popen):
+    class Popen(_NamedLater, popen_forkserver.Popen):  # type: ignore[misc]
         def _launch(self, process: Any) -> None:
             self._fds: list[int]
             data = _pickled(self, process)
@@ -273,7 +322,6 @@ def _forkserver_popen() -> Any:
             self.finalizer = util.Finalize(self, util.close_fds, (alive, self.sentinel))
             with open(writer, "wb", closefd=True) as file:
                 file.write(data)
-            self.pid = forkserver.read_signed(self.sentinel)
 
     return Popen
 

@@ -35,7 +35,7 @@ class Report:
     worker_deaths = 0
 
     def __init__(self) -> None:
-        self._probe = Probe()
+        self.probe = Probe()
         self._items_away = 0
         self._seconds_away = 0.0
         self._began: float | None = None
@@ -49,22 +49,23 @@ class Report:
 
     @property
     def items(self) -> int:
-        return self._probe.items + self._items_away
+        return self.probe.items + self._items_away
 
     @property
     def items_here(self) -> int:
-        return self._probe.items
+        return self.probe.items
 
     @property
     def item_seconds(self) -> float:
-        return self._probe.seconds + self._seconds_away
+        return self.probe.seconds + self._seconds_away
 
     @property
     def waiting(self) -> float:
-        return self._probe.waiting
+        return self.probe.waiting
 
     def start(self) -> None:
         """The first `next`."""
+        self.mode, self.reason = "serial", "too little work for workers to matter"
         self._began = perf_counter()
 
     def end(self) -> None:

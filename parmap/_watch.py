@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from parmap._pool import Worker
+from parmap._handle import Worker
 
 
 class Watch:
@@ -21,6 +21,7 @@ class Watch:
 
     def add(self, worker: Worker) -> None:
         """Watch a worker: its pipe, and its end."""
+        worker.settle()
         pipe: Any = worker.line
         end: Any = worker.pidfd if worker.pidfd is not None else worker.process.sentinel
         if self._poll is not None:
@@ -44,9 +45,18 @@ class Watch:
             ready = [s for s, _ in self._poll.poll(None if seconds is None else seconds * 1000)]
         found: dict[Worker, bool] = {}
         for source in ready:
-            worker, readable = self._by_source[source]
-            found[worker] = readable or found.get(worker, False)
+            if source in self._by_source:
+                worker, readable = self._by_source[source]
+                if readable or worker.settled or not self._settle(worker):
+                    found[worker] = readable or found.get(worker, False)
         return found
+
+    def _settle(self, worker: Worker) -> bool:
+        """The sentinel of a new worker told of its beginning, not of its end; or, without one, that
+        it never began."""
+        self.remove(worker)
+        self.add(worker)
+        return worker.process.pid is not None
 
 
 def _ready(sources: list[Any], seconds: float | None) -> list[Any]:

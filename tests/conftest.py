@@ -107,6 +107,14 @@ def nothing_left_behind() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True, scope="session")
+def own_cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What the tests make this machine seem to cost is not remembered in the user's own cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
 def nothing_left_at_the_end() -> Iterator[None]:
     """After the last test, no worker and no file is left: neither ours after `shutdown`, nor of
     any process that the tests started. Other programs may be using parmap at the same time."""

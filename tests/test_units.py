@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 import pytest
 
-from parmap import _machine, _outcome, _plan, _transport
+from parmap import _costs, _machine, _outcome, _plan, _transport
 from parmap._transport import Store, pack, unpack
 from parmap.errors import WorkerDied
 
@@ -119,7 +119,7 @@ def test_python_cpu_count_overrides_all(monkeypatch: pytest.MonkeyPatch) -> None
 
 FACTS = _plan.Facts(
     done=10, left=1000, seconds_per_item=0.01, waiting=0.0, transfer_per_item=0.0,
-    bytes_per_item=0, boot=0.0, start=0.0, call=0.001, hire=0.0, warm=2, cores=2,
+    costs=_costs.Costs(), warm=2, cores=2,
 )  # fmt: skip
 
 
@@ -131,7 +131,9 @@ FACTS = _plan.Facts(
         ({"pinned": True}, 3, True),
         ({"cores": 1}, 4, False),
         ({"transfer_per_item": 0.02}, 5, False),
-        ({"boot": 60.0}, 5, False),
+        ({"warm": 0, "costs": _costs.Costs(boot=60.0)}, 5, False),
+        ({"warm": 0, "left": 10}, 5, False),
+        ({"warm": 0, "left": 10, "missed": 1.0}, 6, True),
         ({}, 6, True),
         ({"left": None, "done": 1000}, 6, True),
     ],

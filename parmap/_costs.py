@@ -1,0 +1,170 @@
+"""What was measured before: the costs of workers on this machine, and of functions in this process.
+
+The machine's costs are kept in a small file in the user's cache directory, so that the first
+decision of a script rests on a measurement too. The file is a convenience: where it is missing,
+old, broken or forbidden, the built-in costs serve, and nobody is told.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from types import MethodType
+from typing import Any, NamedTuple
+
+
+class Costs(NamedTuple):
+    """Seconds that workers cost on this machine. The defaults are this project's own machine.
+
+    Attributes:
+        start: the caller is busy with a first parallel call: imports, asking for workers.
+        boot: after that, until the first new worker has answered; the caller goes on meanwhile.
+        hire: one more worker than the first two.
+        call: fixed cost of a call on warm workers, there and back.
+        chunk: one more chunk, on both sides of the wall.
+    """
+
+    start: float = 0.025
+    boot: float = 0.075
+    hire: float = 0.005
+    call: float = 0.5e-3
+    chunk: float = 40e-6
+
+
+# Share of a new measurement in what is remembered. Smaller learns slowly; larger believes a moment
+# in which the machine was busy.
+LEARNING = 0.3
+
+# A measurement is believed up to this many times more, or less, than what is remembered.
+MOST_CHANGE = 3.0
+
+# Seconds after which the file is out of date: machines get other neighbours and interpreters.
+FILE_SECONDS = 30 * 86_400
+
+# Functions whose cost is remembered in this process. Each keeps a code object alive.
+MOST_FUNCTIONS = 256
+
+_VERSION = 1
+_costs: Costs | None = None
+_changed = False
+
+
+def costs() -> Costs:
+    """What is known of this machine: from the file at first, then from what was measured since."""
+    global _costs
+    if _costs is None:
+        _costs = _read(_path()) or Costs()
+    return _costs
+
+
+def measured(**seconds: float) -> None:
+    """Take a measurement into account: `measured(boot=0.06)`."""
+    global _costs, _changed
+    known = costs()._asdict()
+    for name, value in seconds.items():
+        value = min(max(value, known[name] / MOST_CHANGE), known[name] * MOST_CHANGE)
+        known[name] += LEARNING * (value - known[name])
+    _costs, _changed = Costs(**known), True
+
+
+def remember() -> None:
+    """Write what was measured for the next process, if it can be written."""
+    global _changed
+    if not _changed:
+        return
+    _changed = False
+    path = _path()
+    temporary = f"{path}.{os.getpid()}"
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with open(temporary, "x", encoding="ascii") as file:
+            file.write(" ".join(map(repr, (_VERSION, *costs()))))
+        os.replace(temporary, path)  # whole or not at all, whoever else writes
+    except OSError:
+        return  # the next process takes the built-in costs, and measures again
+
+
+def forget() -> None:
+    """Start again from the file."""
+    global _costs, _changed
+    _costs, _changed = None, False
+    _functions.clear()
+
+
+def _path() -> str:
+    """One file for each host and interpreter: home directories are shared between machines."""
+    if sys.platform == "win32":
+        base = os.environ.get("LOCALAPPDATA") or os.path.expanduser("~")
+    elif sys.platform == "darwin":
+        base = os.path.expanduser("~/Library/Caches")
+    else:
+        base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    host = os.uname().nodename if hasattr(os, "uname") else os.environ.get("COMPUTERNAME", "")
+    name = f"costs-{host}-{sys.implementation.cache_tag}-{os.cpu_count()}"
+    return os.path.join(base, "parmap", name)
+
+
+def _read(path: str) -> Costs | None:
+    try:
+        if time.time() - os.stat(path).st_mtime > FILE_SECONDS:
+            return None
+        with open(path, encoding="ascii") as file:
+            version, *words = file.read(1000).split()
+        found = Costs(*map(float, words))
+    except (OSError, ValueError, TypeError):  # missing, forbidden; not numbers; too many
+        return None
+    usable = all(math.isfinite(value) and 0 < value < 60 for value in found)
+    return found if usable and version == str(_VERSION) and len(words) == len(found) else None
+
+
+# ------------------------------------------------------------------ functions, in this process
+
+
+class Known(NamedTuple):
+    """What items of a function took in an earlier call: as in `_probe.Probe`."""
+
+    each: float
+    waiting: float
+    transfer: float
+
+
+_functions: dict[Any, Known] = {}
+_missed = 0.0
+
+
+def _key(fn: Callable[..., Any]) -> Any:
+    """What functions that cost the same have in common: their code, whatever they close over."""
+    while isinstance(fn, partial | MethodType):
+        fn = fn.func if isinstance(fn, partial) else fn.__func__
+    return getattr(fn, "__code__", None) or (fn if isinstance(fn, _BUILTIN) else type(fn))
+
+
+_BUILTIN = (type(len), type(str.upper), type)
+
+
+def known(fn: Callable[..., Any]) -> Known | None:
+    """What is known of this function from earlier calls."""
+    return _functions.get(_key(fn)) if _functions else None
+
+
+def keep(fn: Callable[..., Any], found: Known) -> None:
+    """Remember it for the next call."""
+    if len(_functions) >= MOST_FUNCTIONS:
+        _functions.clear()
+    _functions[_key(fn)] = found
+
+
+def missed() -> float:
+    """Seconds that calls of this process would have saved, had workers been there."""
+    return _missed
+
+
+def miss(seconds: float) -> None:
+    """Add to them. When they exceed what starting costs, starting is worth it (ski rental, Karlin,
+    Manasse, Rudolph and Sleator, 1988): many short calls then get workers as one long one does."""
+    global _missed
+    _missed += seconds
