@@ -5,8 +5,8 @@
 A cell is an item's cost and a count. Each way to map runs in a process of its own, so that none
 meets what another left behind; the ways take turns within a round, and a figure is the median of
 the ratios of single rounds. Cold is the first call of a fresh process, the start of its workers
-included and imports of the way itself not. Warm is a later call of the same process: peers keep
-their pool open between calls where they can.
+included and imports of the way itself not. Warm is a later call of the same process, after one
+that needed workers: peers keep their pool open between calls where they can.
 
 Needs joblib, mpire and tqdm besides parmap; NumPy for --data.
 """
@@ -224,10 +224,9 @@ def _timed(fn, *args):
 def rounds_of(state, kind, cost, count, rounds, ways):
     """Times of one cell: a dict of way to seconds for each round."""
     kept = {way: Child(way) for way in ways} if state == "warm" else {}
-    if kept:
-        for child in kept.values():  # a call that needs workers, then the cell itself once
-            child.measure(kind, cost, count)
-            child.measure(kind, cost, count)
+    for child in kept.values():  # half a second of work, for which everybody gets workers
+        child.measure("spin", 5_000_000, 4)
+        child.measure(kind, cost, count)
     times = []
     for _ in range(rounds):
         taken = {}

@@ -22,6 +22,8 @@ One call, front to back, by the rooms it goes through:
       7 _flow       _watch who speaks or dies, unpack, put in order, hand out
       8 _progress   one tick per finished item; _report tells it all
 
+`python -m parmap` is __main__; `crossover` has a room beside the corridor.
+
 Imports run one way, down this list; `tests/test_house.py` keeps it so. A worker imports `_worker`
 and what lies below it, so this page imports nothing: the public names are loaded on first use.
 """
@@ -33,14 +35,27 @@ if TYPE_CHECKING:
     from typing import Any
 
     from parmap._api import Results, pmap, pstarmap
+    from parmap._crossover import Crossover, crossover
     from parmap._pool import shutdown
     from parmap._report import Report
     from parmap.errors import RemoteTraceback, WorkerDied
 
-__all__ = ["RemoteTraceback", "Report", "Results", "WorkerDied", "pmap", "pstarmap", "shutdown"]
+__all__ = [
+    "Crossover",
+    "RemoteTraceback",
+    "Report",
+    "Results",
+    "WorkerDied",
+    "crossover",
+    "pmap",
+    "pstarmap",
+    "shutdown",
+]
 __version__ = "0.1.0"
 
 _ROOMS = {
+    "Crossover": "_crossover",
+    "crossover": "_crossover",
     "RemoteTraceback": "errors",
     "Report": "_report",
     "Results": "_api",

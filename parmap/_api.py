@@ -204,7 +204,7 @@ def _batches(call: Call, report: Report) -> Iterator[Iterator[Any]]:
     if call.plain:
         yield from first_items(call, report.probe)
         if call.inputs.finished:  # nine calls of ten are over here, in ten microseconds
-            report.end()
+            report.end(call.fn)
             return
     decision = Decision(call, report)
     try:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from parmap import _costs, _machine, _plan
 from parmap._call import Call, start_method
-from parmap._outcome import short_repr
 from parmap._plan import Facts, Plan
 from parmap._probe import run_here
 from parmap._progress import Progress
@@ -204,15 +203,14 @@ class Decision:
 
     def close(self, error: BaseException | None) -> None:
         """The call is over, whichever way. After Ctrl-C nothing may go on in the background."""
-        self._report.end()
         if self._flow is not None:
             self._flow.discard()
         if self._engine is not None:
             self._engine.close(now=isinstance(error, KeyboardInterrupt))
+        self._report.end(self._call.fn)
         self._progress.close(self._report.items)
         if not sys.is_finalizing():
             self._learn()
-            self._log()
 
     def _learn(self) -> None:
         """Keep for later calls what this one has shown."""
@@ -226,10 +224,3 @@ class Decision:
             gain = probe.items * (probe.each - probe.transfer) / 2  # with two workers, at the least
             if gain > WORTH_WARM and not self._warm():
                 _costs.miss(gain)
-
-    def _log(self) -> None:
-        """One line for who listens to the logger "parmap"; who never imported logging does not."""
-        logging = sys.modules.get("logging")
-        if logging is not None and logging.getLogger("parmap").isEnabledFor(logging.DEBUG):
-            told = "; ".join(str(self._report).splitlines())
-            logging.getLogger("parmap").debug("%s: %s", short_repr(self._call.fn), told)

@@ -113,9 +113,13 @@ class LocalEngine:
     def booting(self) -> bool:
         """Whether no worker has come up yet."""
         if self._booting and any(worker.board[_messages.READY] for worker in self._queues):
+            self._came_up()
+        return self._booting
+
+    def _came_up(self) -> None:
+        if self._booting:
             self._booting = False
             _costs.measured(boot=time.monotonic() - self._began)
-        return self._booting
 
     def boot_left(self) -> float:
         """Seconds until a worker will be up, as far as one knows."""
@@ -222,6 +226,7 @@ class LocalEngine:
         chunk = self._queues[worker][0]
         self._fresh.discard(worker)
         self._boot_deaths = 0
+        self._came_up()
         if answer.last:
             self._queues[worker].popleft()
             worker.inflight -= 1

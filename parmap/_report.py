@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from time import perf_counter
+from typing import Any
 
+from parmap._outcome import short_repr
 from parmap._plan import in_words
 from parmap._probe import Probe
 
@@ -68,9 +71,15 @@ class Report:
         self.mode, self.reason = "serial", "too little work for workers to matter"
         self._began = perf_counter()
 
-    def end(self) -> None:
-        """Nothing more will come."""
+    def end(self, fn: Any) -> None:
+        """Nothing more will come. One line for who listens to the logger "parmap"; a program that
+        never imported logging does not."""
         self._ended = perf_counter()
+        logging = sys.modules.get("logging")
+        if logging is not None and not sys.is_finalizing():
+            logger = logging.getLogger("parmap")
+            if logger.isEnabledFor(logging.DEBUG):
+                logger.debug("%s: %s", short_repr(fn), "; ".join(str(self).splitlines()))
 
     def add(self, items: int, seconds: float) -> None:
         """Count items that came from workers."""

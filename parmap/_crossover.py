@@ -1,0 +1,168 @@
+"""Beside the corridor: where parallel overtakes serial, measured for one function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, NamedTuple
+
+from parmap import _machine
+from parmap._api import pmap
+from parmap._plan import in_words
+
+# Seconds that one way may take at one count; the next count would take twice that. Smaller ends
+# before cheap functions have crossed; larger keeps a person waiting.
+LONGEST_SECONDS = 0.5
+
+# A count is measured this often, and the shortest time kept: what disturbs only ever adds.
+TRIES = 3
+
+
+class Row(NamedTuple):
+    """Seconds for so many `items`: `serial` by map, `parallel` by workers that were there."""
+
+    items: int
+    serial: float
+    parallel: float
+
+
+class Crossover(NamedTuple):
+    """What `crossover` measured. It prints as a table; `plot()` draws it.
+
+    Attributes:
+        name: of the function.
+        rows: one for each count, growing.
+        start: seconds that the first parallel call of a process takes longer.
+        workers: that the parallel times were taken with.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    start: float
+    workers: int
+
+    @property
+    def crossing(self) -> int | None:
+        """Items from which parallel stays ahead; None if it never came to that."""
+        return self._from(0.0)
+
+    @property
+    def first_crossing(self) -> int | None:
+        """The same for the first call of a process, which has to start the workers."""
+        return self._from(self.start)
+
+    def _from(self, start: float) -> int | None:
+        ahead = None
+        for row in reversed(self.rows):
+            if row.parallel + start >= row.serial:
+                break
+            ahead = row.items
+        return ahead
+
+    def __str__(self) -> str:
+        head = f"{self.name}, {self.workers} workers"
+        lines = [head, f"{'items':>9}  {'serial':>9}  {'parallel':>9}  speed-up"]
+        for row in self.rows:
+            mark = {
+                self.crossing: "  <- parallel is ahead from here on",
+                self.first_crossing: "  <- and from here on in the first call too",
+            }.get(row.items, "")
+            lines.append(
+                f"{row.items:>9,}  {in_words(row.serial):>9}  {in_words(row.parallel):>9}  "
+                f"{row.serial / row.parallel:>8.2f}{mark}"
+            )
+        if self.crossing is None:
+            lines.append("parallel was never ahead")
+        lines.append(f"starting workers took {in_words(self.start)}, once a process")
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw seconds over items, both axes logarithmic, with the crossing marked.
+
+        Args:
+            ax: matplotlib axes to draw on. Default None: new ones.
+
+        Returns:
+            The axes. Save with `ax.figure.savefig(...)`.
+
+        Raises:
+            ImportError: matplotlib is not installed (`pip install parmap-pool[plot]`).
+        """
+        try:
+            import matplotlib.pyplot as plt
+        except ImportError as error:
+            message = "plot() needs matplotlib: pip install 'parmap-pool[plot]'"
+            raise ImportError(message) from error
+        if ax is None:
+            _, ax = plt.subplots(layout="constrained")
+        counts = [row.items for row in self.rows]
+        ax.loglog(counts, [row.serial for row in self.rows], "o-", label="serial")
+        ax.loglog(counts, [row.parallel for row in self.rows], "s-", label="parallel, warm")
+        first = [row.parallel + self.start for row in self.rows]
+        ax.loglog(counts, first, ":", label="parallel, first call")
+        if self.crossing is not None:
+            ax.axvline(self.crossing, color="0.6", linewidth=1)
+            ax.annotate(f" {self.crossing:,} items", (self.crossing, ax.get_ylim()[0]), color="0.4")
+        ax.set(xlabel="items", ylabel="seconds", title=f"{self.name}, {self.workers} workers")
+        ax.legend(frameon=False)
+        return ax
+
+
+def crossover(fn: Callable[[Any], Any], item: Any) -> Crossover:
+    """Measure from how many items on `fn` is sooner done in parallel.
+
+    Runs `map(fn, [item] * n)` and `pmap(fn, [item] * n, parallel=True)` for n = 1, 2, 4, ... until
+    one of them takes half a second or parallel has been ahead three times, in some seconds in all.
+
+    Args:
+        fn: the function, of one argument. It is run many times.
+        item: the argument.
+
+    Returns:
+        A `Crossover`: rows of seconds, the crossing, and what starting workers took.
+
+    Raises:
+        What `fn` raises, and what `pmap(parallel=True)` raises where there can be no workers.
+
+    >>> from parmap import crossover
+    >>> measured = crossover(sum, range(10_000))
+    >>> measured.rows[0].items
+    1
+    """
+    name = getattr(fn, "__qualname__", None) or repr(fn)
+    workers, _ = _machine.usable_cores()
+    start = _seconds(lambda: list(pmap(fn, [item], parallel=True, max_workers=workers)))
+    rows: list[Row] = []
+    count = 1
+    while not rows or (max(rows[-1][1:]) < LONGEST_SECONDS and not _settled(rows)):
+        rows.append(_row(fn, [item] * count, workers))
+        count *= 2
+    return Crossover(name, tuple(rows), max(0.0, start - rows[0].parallel), workers)
+
+
+def _settled(rows: list[Row]) -> bool:
+    """Parallel was ahead three times in a row, and clearly in the last."""
+    last = rows[-3:]
+    return (
+        len(last) == 3
+        and all(row.parallel < row.serial for row in last)
+        and (last[-1].parallel < 0.75 * last[-1].serial)
+    )
+
+
+def _row(fn: Callable[[Any], Any], items: list[Any], workers: int) -> Row:
+    serial = min(_seconds(lambda: list(map(fn, items))) for _ in range(TRIES))
+    parallel = min(
+        _seconds(lambda: list(pmap(fn, items, parallel=True, max_workers=workers)))
+        for _ in range(TRIES)
+    )
+    return Row(len(items), serial, parallel)
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    began = perf_counter()
+    run()
+    return perf_counter() - began

@@ -1,0 +1,280 @@
+"""What is measured and remembered, what is told of it, and what the machine allows for real."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from parmap import Crossover, _costs, _machine, _plan, crossover, pmap
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The file of a cache directory of its own, which does not exist yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    _costs.forget()
+    yield Path(_costs._path())
+    _costs.forget()
+
+
+def written(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True)
+    file.write_text(text, encoding="ascii")
+
+
+def test_without_a_file_the_built_in_costs_hold(file: Path) -> None:
+    assert not file.exists()
+    assert _costs.costs() == _costs.Costs()
+
+
+def test_what_was_measured_is_there_in_the_next_process(file: Path) -> None:
+    _costs.measured(boot=0.05)
+    _costs.remember()
+    code = "from parmap import _costs; print(repr(_costs.costs().boot))"
+    told = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert (float(told.stdout), told.stderr) == (_costs.costs().boot, "")
+    assert 0.05 < _costs.costs().boot < _costs.Costs().boot
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_nothing_is_written_where_nothing_was_measured(file: Path) -> None:
+    _costs.remember()
+    assert not file.exists()
+
+
+def test_one_wild_measurement_changes_little(file: Path) -> None:
+    _costs.measured(boot=1000.0, call=0.0)
+    assert _costs.costs().boot < 2 * _costs.Costs().boot
+    assert _costs.costs().call > _costs.Costs().call / 2
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "not numbers", "1 2 3", "1 nan 1 1 1 1", "1 -1 1 1 1 1", "1 1 1 1 1 1 1 1",
+     "99 0.1 0.1 0.1 0.1 0.1", "1 1e9 1 1 1 1", "\0" * 100],
+)  # fmt: skip
+def test_a_broken_file_is_as_none(file: Path, text: str) -> None:
+    written(file, text)
+    assert _costs.costs() == _costs.Costs()
+
+
+def test_an_old_file_is_as_none(file: Path) -> None:
+    written(file, "1 0.1 0.1 0.1 0.1 0.1")
+    assert _costs.costs().boot == 0.1
+    old = time.time() - _costs.FILE_SECONDS - 1
+    os.utime(file, (old, old))
+    _costs.forget()
+    assert _costs.costs() == _costs.Costs()
+
+
+def test_a_place_that_cannot_be_written_is_no_error(file: Path) -> None:
+    """Not even root can make a directory below a file."""
+    file.parent.parent.write_text("in the way")
+    _costs.measured(boot=0.05)
+    _costs.remember()
+    assert not file.exists()
+
+
+def test_processes_that_write_at_once_leave_one_whole_file(file: Path) -> None:
+    code = """if True:
+        from parmap import _costs
+        for _ in range(200):
+            _costs.measured(boot=0.05)
+            _costs.remember()
+    """
+    writers = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(4)]
+    assert [writer.wait(60) for writer in writers] == [0] * 4
+    assert _costs._read(str(file)) is not None
+    assert [path.name for path in file.parent.iterdir()] == [file.name]
+
+
+def test_a_script_with_a_broken_cache_runs_and_says_nothing(file: Path) -> None:
+    written(file, "rubbish")
+    file.chmod(0o000)
+    code = "from parmap import pmap; print(sum(pmap(abs, range(9), parallel=True)))"
+    told = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert (told.stdout, told.stderr) == ("36\n", "")
+
+
+# ------------------------------------------------------------------ functions of this process
+
+
+def busy(loops: int) -> int:
+    for _ in range(loops):
+        pass
+    return os.getpid()
+
+
+def test_a_function_known_to_take_long_goes_to_workers_at_once(file: Path) -> None:
+    """Its first item is not run here when workers are warm: the earlier call has told."""
+    list(pmap(abs, range(4), parallel=True, max_workers=2))  # workers are warm
+    _costs.keep(busy, _costs.Known(0.01, 0.0, 1e-6))
+    results = pmap(busy, [200_000] * 40, max_workers=2)
+    assert os.getpid() not in set(results)
+    assert results.report.items_here == 0
+
+
+def test_lambdas_of_one_line_are_one_function(file: Path) -> None:
+    def made(n: int):  # type: ignore[no-untyped-def]
+        return lambda x: x + n
+
+    known = _costs.Known(1.0, 0.0, 0.0)
+    _costs.keep(made(1), known)
+    assert _costs.known(made(2)) == known
+    assert _costs.known(abs) is None
+
+
+def test_no_more_functions_are_remembered_than_fit(file: Path) -> None:
+    for n in range(3 * _costs.MOST_FUNCTIONS):
+        _costs.keep(eval(f"lambda: {n}"), _costs.Known(1.0, 0.0, 0.0))
+    assert len(_costs._functions) <= _costs.MOST_FUNCTIONS
+
+
+def test_many_short_calls_get_workers_as_one_long_one_does(file: Path) -> None:
+    """Each alone would not pay for a start; what they missed adds up, and then it is paid."""
+    facts = _plan.Facts(
+        done=1, left=1000, seconds_per_item=20e-6, waiting=0.0, transfer_per_item=0.0,
+        costs=_costs.Costs(), warm=0, cores=2,
+    )  # fmt: skip
+    assert not _plan.make_plan(facts).parallel
+    assert _plan.make_plan(facts._replace(missed=1.0)).parallel
+
+
+# ------------------------------------------------------------------ what is told
+
+
+def test_the_logger_gets_one_line_a_call(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG, logger="parmap"):
+        list(pmap(abs, range(5000)))
+        list(pmap(abs, range(50), parallel=True, max_workers=2))
+    lines = [record.getMessage() for record in caplog.records if record.name == "parmap"]
+    assert len(lines) == 2
+    assert "serial" in lines[0]
+    assert "parallel=True" in lines[1]
+    assert all("\n" not in line for line in lines)
+
+
+def test_the_command_tells_thresholds_and_remembers_what_it_measured(file: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "parmap"], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert told.stderr == ""
+    for word in ("workers:", "start method:", "each chunk", "later calls", "items"):
+        assert word in told.stdout
+    found = _costs._read(str(file))
+    assert found is not None
+    assert found.call != _costs.Costs().call
+    assert found.boot != _costs.Costs().boot
+
+
+def test_a_crossover_is_a_table_with_the_crossing_marked() -> None:
+    rows = [(1, 1.0, 3.0), (2, 2.0, 3.5), (4, 4.0, 3.9), (8, 8.0, 4.5)]
+    found = Crossover("f", tuple(_row(*row) for row in rows), 1.0, 2)
+    assert (found.crossing, found.first_crossing) == (4, 8)
+    marked = [line.split()[0] for line in str(found).splitlines() if "<-" in line]
+    assert marked == ["4", "8"]
+
+
+def _row(items: int, serial: float, parallel: float):  # type: ignore[no-untyped-def]
+    from parmap._crossover import Row
+
+    return Row(items, serial, parallel)
+
+
+def test_what_never_crosses_says_so() -> None:
+    found = Crossover("f", (_row(1, 1.0, 3.0), _row(2, 2.0, 2.5)), 1.0, 2)
+    assert found.crossing is None
+    assert "never ahead" in str(found)
+
+
+def test_crossover_measures_growing_counts() -> None:
+    found = crossover(busy, 20_000)
+    counts = [row.items for row in found.rows]
+    assert counts == [2**n for n in range(len(counts))]
+    assert all(row.serial > 0 and row.parallel > 0 for row in found.rows)
+    assert found.rows[-1].serial > found.rows[0].serial
+
+
+# ------------------------------------------------------------------ what the machine allows
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
+def test_affinity_limits_the_workers() -> None:
+    """As `taskset` sets it, which is the same system call."""
+    code = """if True:
+        import os
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        from parmap import _machine, pmap
+        results = pmap(lambda n: sum(range(n)), [200_000] * 200)
+        list(results)
+        print(*_machine.usable_cores(), results.report.mode)
+    """
+    told = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
+    )
+    if os.cpu_count() == 1:
+        pytest.skip("one core has no affinity to set")
+    assert told.stdout == "1 affinity of this process serial\n"
+
+
+def test_a_quota_of_a_real_cgroup_limits_the_workers(tmp_path: Path) -> None:
+    """A group of this test's own below the one it runs in; half a core is one worker."""
+    group = _own_group()
+    if group is None:
+        pytest.skip("no cgroup can be made here")
+    code = f"""if True:
+        import os
+        open({str(group / "cgroup.procs")!r}, "w").write(str(os.getpid()))
+        from parmap import _machine
+        print(*_machine.usable_cores())
+    """
+    try:
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (told.stdout, told.stderr) == ("1 CPU quota of its cgroup\n", "")
+    finally:
+        group.rmdir()
+
+
+def _own_group() -> Path | None:
+    """A new cgroup with half a core, of version 1 or 2, or None."""
+    for root, limits in (
+        ("/sys/fs/cgroup/cpu", {"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"}),
+        ("/sys/fs/cgroup", {"cpu.max": "50000 100000"}),
+    ):
+        group = Path(root) / f"parmap-test-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            if (group / "cgroup.procs").exists():  # else this is a folder like any other
+                for name, value in limits.items():
+                    (group / name).write_text(value)
+                return group
+        except OSError:
+            pass  # this controller is not to be had here
+        group.rmdir()
+    return None
+
+
+def test_an_environment_variable_limits_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PARMAP_MAX_WORKERS", "1")
+    results = pmap(busy, [100] * 4, parallel=True)
+    assert len(set(results)) == 1
+    assert results.report.workers == 1
+
+
+def test_the_machine_is_asked_anew() -> None:
+    """A quota may change while a program runs."""
+    assert _machine.usable_cores()[0] >= 1
