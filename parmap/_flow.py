@@ -29,7 +29,7 @@ from parmap._engine import LocalEngine
 from parmap._outcome import UNTRUSTED, Failure, emptying, note, raising, rebuild
 from parmap._own import Own, items_meanwhile, run_rest
 from parmap._progress import Progress
-from parmap._report import Report
+from parmap._report import Report, alone_seconds
 from parmap._transport import Parcel, unpack
 
 # Items that may be on their way or waiting to be handed out, where no buffersize is given. Waiting
@@ -158,14 +158,10 @@ class Flow:
         engine = self._engine
         if self._helps and self._own is None and engine.booting:
             self._own = self._reserve()  # the next items are here, and later ones for workers
-        left = self._call.inputs.left()
-        if left is not None:
-            left += sum(len(chunk.items) for chunk in self._again)
-        size = self._chunksize(left)
-        low, depth = _plan.depths(size, self.seconds_per_item, left, engine.workers)
+        low, most = self._depths()
         while (worker := engine.hungry(low)) is not None:
-            for _ in range(depth - low + 1):
-                chunk = self._again.popleft() if self._again else self._cut(size, left)
+            for _ in range(most - low + 1):
+                chunk = self._next_chunk()
                 if chunk is not None:
                     self._send(chunk, worker)
                 if chunk is None or self._call.inputs.slow:
@@ -174,6 +170,20 @@ class Flow:
                 if engine.full(worker):
                     break
             engine.flush(worker)
+            low, most = self._depths()  # chunks get smaller as less is left
+
+    def _left(self) -> int | None:
+        """Items that were not sent yet, where the input says how many it has."""
+        left = self._call.inputs.left()
+        return left if left is None else left + sum(len(chunk.items) for chunk in self._again)
+
+    def _depths(self) -> tuple[int, int]:
+        size = self._chunksize(left := self._left())
+        return _plan.depths(size, self.seconds_per_item, left, self._engine.workers)
+
+    def _next_chunk(self) -> Chunk | None:
+        left = self._left()
+        return self._again.popleft() if self._again else self._cut(self._chunksize(left), left)
 
     def _chunksize(self, left: int | None) -> int:
         """Items of the next chunks; a single one while nothing is known of their cost."""
@@ -258,7 +268,7 @@ class Flow:
                 self._report.bytes_moved += outcome.nbytes
         chunk.got += count
         chunk.done = chunk.got >= len(chunk.items)
-        self._report.add(count, _alone_seconds(answer))
+        self._report.add(count, alone_seconds(answer.seconds, answer.cpu_seconds))
         if count:
             each, before = answer.seconds / count, self.seconds_per_item
             self.seconds_per_item = (before + each) / 2 if before else each
@@ -388,11 +398,3 @@ class Flow:
             for _, outcome in chunk.parts:
                 if isinstance(outcome, Parcel):
                     outcome.discard()
-
-
-def _alone_seconds(answer: _messages.Answer) -> float:
-    """What the items would have taken one after the other: computing takes what it used of a
-    processor, however many workers shared it; waiting takes as long as it takes."""
-    if answer.cpu_seconds > (1 - _plan.WAITING_SHARE) / 2 * answer.seconds:
-        return min(answer.seconds, answer.cpu_seconds)
-    return answer.seconds

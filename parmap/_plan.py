@@ -27,6 +27,11 @@ MARGIN = 0.92
 # overhead near 1 %; smaller raises that, larger makes the last chunks end apart.
 CHUNK_SECONDS = 2.5e-3
 
+# Seconds of work in a chunk for each worker there is, at the least: a caller that needs 25 us for
+# a chunk is then busy half of its time. Smaller, and hundreds of workers wait for their caller;
+# larger chunks end apart. From benchmarks/simulate.py.
+CALLER_SECONDS = 50e-6
+
 # Chunks that the rest of the work is cut into at least, per worker: factoring, which sends half of
 # what remains in each round (Hummel, Schonberg, Flynn, CACM 35(8), 1992).
 TAPER = 2
@@ -162,7 +167,7 @@ def chunk_size(
     seconds_per_item: float, left: int | None, workers: int, bytes_per_item: float = 0.0
 ) -> int:
     """Items of the next chunk: a fixed time's worth, tapering towards the end, bounded in bytes."""
-    size = CHUNK_SECONDS / max(seconds_per_item, 1e-9)
+    size = max(CHUNK_SECONDS, workers * CALLER_SECONDS) / max(seconds_per_item, 1e-9)
     if left is not None:
         size = min(size, left / (TAPER * workers))
     if bytes_per_item:
@@ -180,14 +185,17 @@ WAKE_SECONDS = 100e-6
 
 
 def depths(size: int, seconds_per_item: float, left: int | None, workers: int) -> tuple[int, int]:
-    """(fewest, most) chunks at one worker: below the first it gets more, up to the second."""
+    """(fewest, most) chunks at one worker: below the first it gets more, up to the second.
+
+    Never so many that one worker gets more than its share of what is left.
+    """
     seconds = size * seconds_per_item
-    if seconds > AHEAD_SECONDS:
+    share = math.inf if left is None else left / (size * workers)
+    if seconds > AHEAD_SECONDS or (share < TAPER and seconds_per_item > CHUNK_SECONDS):
         return 1, 1
-    last = left is not None and left < size * workers * TAPER
-    if last and seconds_per_item > CHUNK_SECONDS:
-        return 1, 1
-    return (2, 2) if not seconds or seconds > WAKE_SECONDS else (4, 8)
+    if not seconds or seconds > WAKE_SECONDS:
+        return 2, 2
+    return 2, max(2, int(min(8, share / TAPER)))
 
 
 # Bytes of items and results a chunk may hold. Smaller makes arrays travel one by one, at 50 us

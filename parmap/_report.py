@@ -7,7 +7,7 @@ from time import perf_counter
 from typing import Any
 
 from parmap._outcome import short_repr
-from parmap._plan import in_words
+from parmap._plan import WAITING_SHARE, in_words
 from parmap._probe import Probe
 
 
@@ -119,3 +119,11 @@ class Report:
         if self.worker_deaths:
             lines.append(f"{self.worker_deaths} workers died")
         return "\n".join(lines)
+
+
+def alone_seconds(seconds: float, cpu_seconds: float) -> float:
+    """What items would have taken one after the other: computing takes what it used of a processor,
+    however many workers shared it; waiting takes as long as it takes."""
+    if cpu_seconds > (1 - WAITING_SHARE) / 2 * seconds:
+        return min(seconds, cpu_seconds)
+    return seconds
