@@ -12,14 +12,15 @@ One call, front to back, by the rooms it goes through:
                     _decision goes over                                    -> Plan
       4 _engine     lease warm workers from _pool, which hosts them in Pools;
                     _handle is one of them; _hiring and _processes make it
-      5 _flow       cut chunks to measure, keep every worker fed; while
-                    workers boot, the caller has chunks of its _own        -> Chunk
+      5 _flow       cut chunks to measure, keep every worker fed; until
+                    workers answer, the caller has chunks of its _own      -> Chunk
                     _transport.pack                                        -> Parcel
                     _line carries it, as one of the _messages              -> Work
       ========================= process wall ===========================
       6 _worker     the same state? (_state) then run each item (_outcome) -> Answer
       ========================= process wall ===========================
-      7 _flow       _watch who speaks or dies, unpack, put in order, hand out
+      7 _window     _watch who speaks or dies; unpack, put in order, hand out;
+                    _reasons why something could not be done
       8 _progress   one tick per finished item; _report tells it all
 
 `python -m parmap` is __main__; `crossover` has a room beside the corridor.

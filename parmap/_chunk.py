@@ -91,16 +91,3 @@ def settled(start: int, error: BaseException) -> Chunk:
     chunk.parts.append((0, error))
     chunk.done = True
     return chunk
-
-
-def cannot_send(chunk: Chunk, why: BaseException) -> BaseException:
-    error = TypeError(
-        f"item {chunk.start} cannot be sent to a worker: {type(why).__name__}: {why}. "
-        "Pass something that pickles, or parallel=False."
-    )
-    error.__cause__ = why
-    return error
-
-
-def cannot_load(what: str, index: int, why: str) -> BaseException:
-    return TypeError(f"the {what} {index} pickles but does not load on the other side: {why}")

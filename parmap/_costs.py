@@ -42,6 +42,9 @@ LEARNING = 0.3
 # A measurement is believed up to this many times more, or less, than what is remembered.
 MOST_CHANGE = 3.0
 
+# What is remembered is at most this many times more, or less, than what is built in.
+FARTHEST = 8.0
+
 # Seconds after which the file is out of date: machines get other neighbours and interpreters.
 FILE_SECONDS = 30 * 86_400
 
@@ -64,10 +67,12 @@ def costs() -> Costs:
 def measured(**seconds: float) -> None:
     """Take a measurement into account: `measured(boot=0.06)`."""
     global _costs, _changed
-    known = costs()._asdict()
+    known, built_in = costs()._asdict(), Costs()._asdict()
     for name, value in seconds.items():
         value = min(max(value, known[name] / MOST_CHANGE), known[name] * MOST_CHANGE)
-        known[name] += LEARNING * (value - known[name])
+        learned = known[name] + LEARNING * (value - known[name])
+        # Never so much that no call would be parallel any more, and nothing be measured again.
+        known[name] = min(max(learned, built_in[name] / FARTHEST), built_in[name] * FARTHEST)
     _costs, _changed = Costs(**known), True
 
 

@@ -6,6 +6,7 @@
     send(chunk, to)  send it one more; `flush(to)` after the last
     wait(seconds)    what happened meanwhile: a list of Part, Lost, Refused, Unavailable
     booting          whether no worker has come up yet; `boot_left()`: seconds until one will
+    take_back()      chunks that one worker had and will not run; `retired`: how many such workers
     running_items()  items done of chunks not yet answered, for the bar
     close(now)       the call is over; `now`: kill what still runs
 """
@@ -13,6 +14,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -22,6 +24,7 @@ from parmap._call import Call
 from parmap._chunk import Chunk, Event, Lost, Part, Refused, Unavailable
 from parmap._handle import Worker, discard
 from parmap._outcome import UNTRUSTED, short_repr
+from parmap._reasons import died, nobody_at_fault, overdue, why_refused
 from parmap._transport import Parcel, Store, dumps_by_value, pack
 from parmap._watch import Watch
 
@@ -55,6 +58,8 @@ class LocalEngine:
         self._place = None if self._forked else _state.place()
         self._queues: dict[Worker, deque[Chunk]] = {}
         self._fresh: set[Worker] = set()
+        self._retired: set[Worker] = set()
+        self._fence = threading.Lock()
         self._watch = Watch()
         self._events: list[Event] = []
         self._boot_deaths = 0
@@ -129,7 +134,7 @@ class LocalEngine:
         """A worker with fewer than `low` chunks: the one with the fewest."""
         least = None
         for worker, queue in self._queues.items():
-            if len(queue) < low and not self.full(worker):
+            if len(queue) < low and not self.full(worker) and worker not in self._retired:
                 low, least = len(queue), worker
         return least
 
@@ -155,6 +160,25 @@ class LocalEngine:
     def flush(self, worker: Worker) -> None:
         worker.flush()
 
+    def take_back(self) -> list[Chunk]:
+        """Take back what one worker was sent and has not begun. It gets nothing more of this call.
+
+        See `_worker._Desk._claim` for why no item can be run twice.
+        """
+        for worker, queue in reversed(self._queues.items()):
+            if worker not in self._retired and queue:
+                self._retired.add(worker)
+                worker.board[_messages.CANCELLED] = self._job_number
+                with self._fence:
+                    claimed = worker.board[_messages.CHUNK]
+                return [chunk for chunk in queue if chunk.number != claimed]
+        return []
+
+    @property
+    def retired(self) -> int:
+        """Workers of which chunks were taken back."""
+        return len(self._retired)
+
     def _tell_job(self, worker: Worker) -> None:
         job = self._job
         if worker.place != self._place:
@@ -169,7 +193,7 @@ class LocalEngine:
             for worker, readable in self._watch.wait(self._patience(seconds)).items():
                 self._hear(worker, readable)
             if self._timeout is not None:
-                self._end_overdue(self._timeout)
+                self._endoverdue(self._timeout)
         events, self._events = self._events, []
         return events
 
@@ -250,7 +274,7 @@ class LocalEngine:
         chunks = [chunk, *self._queues[worker]]
         self._remove(worker, kill=True)
         self._crew.dismiss_idle()
-        self._events.append(Lost(chunks, False, 0, 0, _nobody_at_fault))
+        self._events.append(Lost(chunks, False, 0, 0, nobody_at_fault))
         self._hire_instead()
 
     def _give_up(self, worker: Worker, chunk: Chunk, refusal: _messages.Refusal) -> None:
@@ -258,7 +282,7 @@ class LocalEngine:
         for each in list(self._queues):
             chunks.extend(self._queues[each])
             self._remove(each, kill=bool(self._queues[each]) or each is worker)
-        reason, error = _why_refused(refusal, self._job.facts or {})
+        reason, error = why_refused(refusal, self._job.facts or {})
         self._events.append(Unavailable(chunks, reason, error))
 
     # ------------------------------------------------------------------ workers that are gone
@@ -283,7 +307,7 @@ class LocalEngine:
                 return
         if running and overdue is None:
             self.deaths += 1
-        self._events.append(Lost(chunks, running, offset, length, overdue or _died(code)))
+        self._events.append(Lost(chunks, running, offset, length, overdue or died(code)))
         if chunks:
             self._hire_instead()
 
@@ -298,6 +322,7 @@ class LocalEngine:
         self._watch.remove(worker)
         del self._queues[worker]
         self._fresh.discard(worker)
+        self._retired.discard(worker)
         self._crew.lose(worker, kill=kill)
         return worker.exitcode()
 
@@ -315,7 +340,7 @@ class LocalEngine:
                 limits.append(max(0.0, self._timeout - (now - began) * 1e-9))
         return min(limits)
 
-    def _end_overdue(self, limit: float) -> None:
+    def _endoverdue(self, limit: float) -> None:
         now = time.monotonic_ns()
         for worker in list(self._queues):
             began = worker.board[_messages.STARTED]
@@ -326,7 +351,7 @@ class LocalEngine:
                     if not isinstance(message, _messages.Answer):
                         break
                     self._take_answer(worker, message)
-                self._bury(worker, _overdue(limit))
+                self._bury(worker, overdue(limit))
 
 
 def _thread_limits(threads: int) -> dict[str, str]:
@@ -336,43 +361,6 @@ def _thread_limits(threads: int) -> dict[str, str]:
          "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS"),
         str(threads),
     )  # fmt: skip
-
-
-def _died(exitcode: int | None) -> Callable[[int], BaseException]:
-    from parmap.errors import WorkerDied
-
-    return lambda index: WorkerDied.of_item(index, exitcode)
-
-
-def _overdue(limit: float) -> Callable[[int], BaseException]:
-    return lambda index: TimeoutError(
-        f"item {index} took longer than task_timeout={limit:g} s, and its worker was ended; "
-        "the other items are not affected"
-    )
-
-
-def _nobody_at_fault(index: int) -> BaseException:
-    return AssertionError(f"item {index} was not running")
-
-
-def _why_refused(refusal: _messages.Refusal, facts: _state.Facts) -> tuple[str, BaseException]:
-    """The reason in words, and the error for a caller who insists on workers."""
-    from parmap._outcome import rebuild
-
-    if refusal.what == "facts":
-        told = _state.differences(facts, refusal.facts or {})
-        reason = (
-            f"workers import modules afresh and would not see state that was set at run time: "
-            f"{told}. Pass it as an argument or with initializer=, or use mp_context='fork'"
-        )
-        return reason, RuntimeError(reason)
-    assert refusal.failure is not None
-    error = rebuild(refusal.failure)
-    if refusal.what == "function":
-        error.add_note("parmap: raised by a worker that loads the mapped function")
-        return f"a worker cannot load the mapped function: {refusal.failure.summary}", error
-    error.add_note("parmap: raised by the initializer in a worker")
-    return f"the initializer failed: {refusal.failure.summary}", error
 
 
 def _packed_task(call: Call, store: Store) -> Parcel:

@@ -6,12 +6,12 @@ chunks that were cut and not yet handed out, in the order of the input; workers 
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
 from itertools import starmap
+from time import monotonic
 from typing import Any
 
-from parmap import _messages, _plan
+from parmap import _costs, _messages, _plan
 from parmap._call import Call
 from parmap._chunk import (
     Chunk,
@@ -21,16 +21,16 @@ from parmap._chunk import (
     Refused,
     Unavailable,
     arguments,
-    cannot_load,
-    cannot_send,
     settled,
 )
 from parmap._engine import LocalEngine
-from parmap._outcome import UNTRUSTED, Failure, emptying, note, raising, rebuild
+from parmap._outcome import UNTRUSTED
 from parmap._own import Own, items_meanwhile, run_rest
 from parmap._progress import Progress
-from parmap._report import Report, alone_seconds
-from parmap._transport import Parcel, unpack
+from parmap._reasons import cannot_load, cannot_send
+from parmap._report import Report
+from parmap._transport import Parcel
+from parmap._window import Window
 
 # Items that may be on their way or waiting to be handed out, where no buffersize is given. Waiting
 # results are bounded in bytes too. Smaller would starve workers behind one slow item; larger holds
@@ -43,6 +43,10 @@ MOST_AHEAD = 50_000
 FIRST_AHEAD = 1024
 FIRST_AHEAD_UNKNOWN = 8
 MOST_BYTES_AHEAD = 128 * 2**20
+
+# Seconds without an answer from warm workers after which the caller helps: they may be importing
+# what the function needs. Smaller would take work from workers that are about to answer.
+LATE_SECONDS = 20e-3
 
 # Seconds between two looks at the boards, while a bar is shown.
 TICK = 0.1
@@ -64,64 +68,72 @@ class Flow:
         self._report = report
         self.seconds_per_item = report.probe.each  # of late; 0 while nothing is known
         self._bytes_each = 0.0
-        self._window: deque[Chunk] = deque()
-        self._again: deque[Chunk] = deque()  # to be sent before anything new is cut
-        self._ahead = 0  # items in the window
-        self._handed = 0  # items the consumer is at
-        self._handed_out = 0
-        self._input_failed = False
-        # The caller's own chunk: it goes on with items while workers boot. Not where the user asked
-        # for workers from the first item on.
-        self._helps = call.settings.parallel is None and engine.booting
-        self._own: Own | None = None
+        self._window = Window(call.settings, report)
+        self._again = self._window.again
+        # The caller goes on with items until a worker has answered. Not where the user asked for
+        # workers from the first item on.
+        self._helps = call.settings.parallel is None
+        self._waits_since: float | None = monotonic()  # until the first answer
+        self._helps_at = self._waits_since + (0.0 if engine.booting else LATE_SECONDS)
+        self._own: Own | None = None  # what it is at
         self._patience = 0  # how often the window was widened for one slow item
-        self._bytes_ahead = 0
         self.unavailable: Unavailable | None = None
 
     def batches(self) -> Iterator[Iterator[Any]]:
         """Results as they come, until the input has ended or the engine cannot go on."""
         while True:
             slow = self._call.inputs.slow
-            batch = self._next_ready() if slow else None  # ready results before a slow draw
+            batch = self._window.next_ready() if slow else None  # ready results before a slow draw
             if batch is None:
                 self._feed()
-                batch = self._next_ready()
+                batch = self._window.next_ready()
             if batch is not None:
                 yield batch
-                self._ahead -= self._handed  # all of it was taken, or we would not be here
-                self._handed_out += self._handed
-                self._handed = 0
-            elif self._window and self.unavailable is None:
+                self._window.taken()  # all of it was, or we would not be here
+            elif self._window.chunks and self.unavailable is None:
                 if not (self._helps and self._help()):
                     self._wait()
-            elif self._window and not self._call.settings.parallel:
+            elif self._window.chunks and not self._call.settings.parallel:
                 yield from self._rest_here()
             else:
                 return
 
     def _help(self) -> bool:
-        """While workers boot, run the next items here; False when there is nothing to do."""
-        own = self._own
-        if self._engine.booting and self.unavailable is None:
-            if own is None or own.chunk.done:
-                own = self._own = self._reserve()
-            if own is not None:
-                own.run()
-                self._hear(0.0)
-            return own is not None
-        self._helps, self._own = False, None
-        if own is not None and not own.chunk.done:  # workers take over
-            left = len(own.chunk.items) - own.chunk.got
-            self._split(own.chunk, self._sizes(left, self._call.inputs.left()))
-            return True
-        return False
+        """Until workers answer, run the next items here; False when there is nothing to do."""
+        if self._own is None or self._own.chunk.done:
+            chunk = self._next_own() if monotonic() >= self._helps_at else None
+            self._own = None if chunk is None else Own(self._call, chunk, self._report.probe)
+        if self._own is None:
+            return False
+        self._own.run()
+        self._hear(0.0)
+        return True
 
-    def _reserve(self) -> Own | None:
-        """What the caller can do itself until workers are there, if that is an item at all."""
-        left, seconds = self._call.inputs.left(), self._engine.boot_left()
+    def _next_own(self) -> Chunk | None:
+        """What the caller can do until workers are there, if that is an item at all. When nothing
+        else is left it takes back what a worker has not begun: that one may import for long."""
+        left, engine = self._call.inputs.left(), self._engine
+        seconds = max(engine.boot_left(), LATE_SECONDS)
         size = items_meanwhile(self.seconds_per_item, seconds, self._space(left))
         chunk = self._cut(size, left) if size else None
-        return None if chunk is None else Own(self._call, chunk, self._report.probe)
+        if chunk is None and size and self._call.inputs.finished and not self._again:
+            for taken in engine.take_back():
+                self._window.split(taken, [len(taken.items)])
+        return self._again.popleft() if engine.retired and self._again else chunk
+
+    def _first_answer(self, since: float, answer: _messages.Answer) -> None:
+        """Workers take over what the caller reserved for itself. What warm ones needed beside the
+        work is what a call costs."""
+        if since == self._helps_at - LATE_SECONDS:
+            _costs.measured(call=monotonic() - since - answer.seconds)
+        self._waits_since = None
+        if not self._helps:
+            return
+        own, self._own = self._own, None
+        self._helps = self._engine.retired == self._engine.workers  # nobody else is left
+        if own is not None and not own.chunk.done:
+            left = len(own.chunk.items) - own.chunk.got
+            self._window.split(own.chunk, self._sizes(left, self._call.inputs.left()))
 
     def _sizes(self, count: int, later: int | None) -> list[int]:
         """Chunk sizes for so many items, after which `later` more come."""
@@ -135,6 +147,8 @@ class Flow:
     def _wait(self) -> None:
         starved = self._engine.hungry(1) is not None  # a worker has nothing to do
         limit = TICK if self._progress.wanted or starved else None
+        if self._helps:
+            limit = LATE_SECONDS
         if self._call.inputs.slow and starved and not self._call.inputs.finished:
             limit = 0.0  # only look: there is more to draw, for a worker that has nothing
         if not self._hear(limit) and starved and limit:
@@ -156,8 +170,11 @@ class Flow:
         if self.unavailable is not None:
             return
         engine = self._engine
+        if self._helps and engine.retired:
+            return
         if self._helps and self._own is None and engine.booting:
-            self._own = self._reserve()  # the next items are here, and later ones for workers
+            chunk = self._next_own()  # the next items are done here, and later ones by workers
+            self._own = None if chunk is None else Own(self._call, chunk, self._report.probe)
         low, most = self._depths()
         while (worker := engine.hungry(low)) is not None:
             for _ in range(most - low + 1):
@@ -197,21 +214,21 @@ class Flow:
     def _space(self, left: int | None) -> int:
         """Items that may still go on their way; 0 or less while the window is full."""
         limit = self._call.settings.buffersize or self._most_ahead(left)
-        if self._ahead and self._bytes_ahead > MOST_BYTES_AHEAD:
+        if self._window.ahead and self._window.bytes_ahead > MOST_BYTES_AHEAD:
             return 0
-        return limit - self._ahead
+        return limit - self._window.ahead
 
     def _most_ahead(self, left: int | None) -> int:
         """The window, where the caller did not say."""
         each = FIRST_AHEAD_UNKNOWN if left is None else FIRST_AHEAD
         first = each * self._engine.workers << self._patience
-        return min(MOST_AHEAD, first + 2 * self._handed_out)
+        return min(MOST_AHEAD, first + 2 * self._window.handed_out)
 
     def _cut(self, size: int, left: int | None) -> Chunk | None:
         """Draw a chunk; None when the window is full, or the input gave nothing."""
         size = min(size, self._space(left))
         inputs = self._call.inputs
-        if size < 1 or inputs.finished or self._input_failed:
+        if size < 1 or inputs.finished or self._window.input_failed:
             return None
         chunk, start = None, inputs.drawn
         items = inputs.take(size)
@@ -219,16 +236,12 @@ class Flow:
             items = [item if isinstance(item, tuple) else arguments(item) for item in items]
         if items:
             chunk = Chunk(start, items, lives=self._call.settings.retries)
-            self._admit(chunk)
+            self._window.admit(chunk)
         if inputs.error is not None:
             error, inputs.error = inputs.error, None
-            self._admit(settled(inputs.drawn, error))
-            self._input_failed = True  # nothing more is drawn until the consumer asks again
+            self._window.admit(settled(inputs.drawn, error))
+            self._window.input_failed = True  # nothing more is drawn until the consumer asks again
         return chunk
-
-    def _admit(self, chunk: Chunk) -> None:
-        self._window.append(chunk)
-        self._ahead += len(chunk.items)
 
     def _send(self, chunk: Chunk, worker: Any) -> None:
         """Send a chunk; where an item does not pickle, find which, and send the others."""
@@ -239,9 +252,9 @@ class Flow:
             if isinstance(error, OSError):
                 raise
             if len(chunk.items) > 1:
-                self._split(chunk, [1] * len(chunk.items))
+                self._window.split(chunk, [1] * len(chunk.items))
                 return
-            self._settle(chunk, cannot_send(chunk, error))
+            self._window.settle(chunk, cannot_send(chunk, error))
 
     # ------------------------------------------------------------------ back: what workers say
 
@@ -250,151 +263,31 @@ class Flow:
             case Part():
                 self._take(event.chunk, event.answer)
             case Lost():
-                self._resend(event)
+                self._report.worker_deaths = self._engine.deaths
+                self._window.resend(event)
             case Refused(chunk, failure) if len(chunk.items) == 1:
-                self._settle(chunk, cannot_load("item", chunk.start, failure.summary))
+                self._window.settle(chunk, cannot_load("item", chunk.start, failure.summary))
             case Refused(chunk):
-                self._split(chunk, [1] * len(chunk.items))
+                self._window.split(chunk, [1] * len(chunk.items))
             case Unavailable():
                 self.unavailable = event
 
     def _take(self, chunk: Chunk, answer: _messages.Answer) -> None:
-        count = 0
-        for size, outcome in answer.groups:
-            chunk.parts.append((size, outcome))
-            count += size
-            if isinstance(outcome, Parcel):
-                self._bytes_ahead += outcome.nbytes
-                self._report.bytes_moved += outcome.nbytes
-        chunk.got += count
-        chunk.done = chunk.got >= len(chunk.items)
-        self._report.add(count, alone_seconds(answer.seconds, answer.cpu_seconds))
+        count = self._window.take(chunk, answer)
+        if count and self._waits_since is not None:
+            self._first_answer(self._waits_since, answer)
         if count:
             each, before = answer.seconds / count, self.seconds_per_item
             self.seconds_per_item = (before + each) / 2 if before else each
             moved = sum(o.nbytes for _, o in answer.groups if isinstance(o, Parcel)) / count
             self._bytes_each = max(moved, self._bytes_each / 2)
 
-    def _resend(self, lost: Lost) -> None:
-        """Send again what a lost worker had: the chunk it ran in pieces, the others whole."""
-        self._report.worker_deaths = self._engine.deaths
-        for position, chunk in enumerate(lost.chunks):
-            if position == 0 and (lost.running or chunk.got):
-                self._resend_running(chunk, lost)
-            else:
-                self._again.append(chunk)
-
-    def _resend_running(self, chunk: Chunk, lost: Lost) -> None:
-        """What came of it is kept. One item was running: it is at fault. Several: each is tried
-        alone, for one of them is."""
-        left = len(chunk.items) - chunk.got
-        before = min(left, max(0, chunk.origin + lost.offset - chunk.start - chunk.got))
-        suspects = min(left - before, lost.length) if lost.running else 0
-        sizes = [before, *[1] * suspects, left - before - suspects]
-        pieces = self._split(chunk, [size for size in sizes if size])
-        if suspects == 1:
-            culprit = pieces[1 if before else 0]
-            if culprit.lives:
-                culprit.lives -= 1
-                culprit.single = True
-            else:
-                self._again.remove(culprit)
-                self._settle(culprit, lost.error(culprit.start))
-
-    def _split(self, chunk: Chunk, sizes: list[int]) -> list[Chunk]:
-        """Replace the part of a chunk that has no outcome by smaller ones, to be sent again."""
-        pieces, start = [], chunk.got
-        for size in sizes:
-            items = chunk.items[start : start + size]
-            pieces.append(Chunk(chunk.start + start, items, size == 1, chunk.lives))
-            start += size
-        place = self._window.index(chunk) + 1
-        del chunk.items[chunk.got :]
-        chunk.done = True
-        self._window.rotate(-place)
-        self._window.extendleft(reversed(pieces))
-        self._window.rotate(place)
-        self._again.extend(pieces)
-        return pieces
-
-    def _settle(self, chunk: Chunk, error: BaseException) -> None:
-        chunk.parts.append((1, error))
-        chunk.got, chunk.done = 1, True
-        self._report.add(1, 0.0)
-
-    # ------------------------------------------------------------------ out to the consumer
-
-    def _next_ready(self) -> Iterator[Any] | None:
-        """The next results to hand out, if they are there: the first ones, or any if unordered."""
-        if self._call.settings.ordered:
-            while self._window and self._window[0].done and not self._window[0].parts:
-                self._window.popleft()
-            if self._window and self._window[0].parts:
-                return self._hand_out(self._window[0])
-            return None
-        for chunk in [c for c in self._window if c.done and not c.parts]:
-            self._window.remove(chunk)
-        ready = next((c for c in self._window if c.parts), None)
-        return None if ready is None else self._hand_out(ready)
-
-    def _hand_out(self, chunk: Chunk) -> Iterator[Any]:
-        count, outcome = chunk.parts.popleft()
-        index = chunk.start + chunk.got - sum(n for n, _ in chunk.parts) - count
-        self._handed = count
-        if isinstance(outcome, Parcel):
-            self._bytes_ahead -= outcome.nbytes
-            try:
-                return emptying(unpack(outcome))
-            except UNTRUSTED as why:
-                return self._unreadable(chunk, index, count, why)
-        if isinstance(outcome, list):
-            return emptying(outcome)
-        error = rebuild(outcome) if isinstance(outcome, Failure) else outcome
-        if not chunk.items:  # what the input raised
-            self._input_failed = False
-            return raising(error)
-        note(error, index, chunk.items[index - chunk.start])
-        return self._raising(error)
-
-    def _unreadable(
-        self, chunk: Chunk, index: int, count: int, error: BaseException
-    ) -> Iterator[Any]:
-        """Results that do not load here: of several that came together, each is run again alone."""
-        if count == 1:
-            failed = cannot_load("result of item", index, f"{type(error).__name__}: {error}")
-            note(failed, index, chunk.items[index - chunk.start])
-            return self._raising(failed)
-        offset = index - chunk.start
-        pieces = [
-            Chunk(index + i, [item], True, chunk.lives)
-            for i, item in enumerate(chunk.items[offset : offset + count])
-        ]
-        del chunk.items[: offset + count]  # what came before has been handed out
-        chunk.start, chunk.got = index + count, chunk.got - offset - count
-        place = self._window.index(chunk)
-        for piece in reversed(pieces):
-            self._window.insert(place, piece)
-        self._again.extend(pieces)
-        self._handed = 0
-        self._report.add(-count, 0.0)
-        return iter(())
-
-    def _raising(self, error: BaseException) -> Iterator[Any]:
-        if self._call.settings.return_exceptions and isinstance(error, Exception):
-            return iter((error,))
-        return raising(error)
-
     def _rest_here(self) -> Iterator[Iterator[Any]]:
         """The engine is gone: run what is in the window in this process, in its place."""
-        while self._window:
-            chunk = self._window.popleft()
-            while chunk.parts:
-                yield self._hand_out(chunk)
+        for chunk, ready in self._window.drain():
+            yield from ready
             yield from run_rest(self._call, chunk, self._report)
 
     def discard(self) -> None:
-        """The consumer wants no more: give up the files of results nobody will read."""
-        for chunk in self._window:
-            for _, outcome in chunk.parts:
-                if isinstance(outcome, Parcel):
-                    outcome.discard()
+        """The consumer wants no more."""
+        self._window.discard()

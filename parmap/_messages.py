@@ -15,7 +15,7 @@ from parmap._state import Facts, Place
 from parmap._transport import Parcel
 
 # Words of the board, by which caller and worker see each other's state without a message.
-READY, CANCELLED, CHUNK, OFFSET, LENGTH, STARTED, DONE = range(7)
+READY, CANCELLED, CHUNK, OFFSET, LENGTH, STARTED = range(6)
 BOARD_WORDS = 8
 
 

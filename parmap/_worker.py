@@ -27,7 +27,6 @@ from parmap._line import Line
 from parmap._messages import (
     CANCELLED,
     CHUNK,
-    DONE,
     LENGTH,
     OFFSET,
     READY,
@@ -171,6 +170,7 @@ class _Desk:
         self._job = job
         self._refused: Refusal | None = None
         self._task: tuple[Mapper, Callable[..., Any]] | None = None
+        self._fence = threading.Lock()
         if isinstance(initialized, Failure):
             self._refused = Refusal(job.number, None, "initializer", initialized)
             return
@@ -193,6 +193,10 @@ class _Desk:
             return
         refused = self._refused
         if refused is None and self._task is not None:
+            if not self._claim(work):
+                work.items.discard()
+                self._seat.send(Answer(work.job, work.number, [], 0.0, 0.0, True))
+                return
             try:
                 items = unpack(work.items)
             except UNTRUSTED as error:
@@ -203,6 +207,17 @@ class _Desk:
         assert refused is not None
         work.items.discard()
         self._seat.send(refused._replace(chunk=work.number))
+
+    def _claim(self, work: Work) -> bool:
+        """Say that the chunk is begun, unless the caller has taken it back.
+
+        Each side writes its word and then reads the other's (Dekker, 1965), so the two cannot both
+        run an item. The lock between is for processors that would do the reading first.
+        """
+        board = self._seat.board.words
+        board[OFFSET], board[CHUNK] = 0, work.number
+        with self._fence:
+            return bool(board[CANCELLED] != work.job)
 
 
 _cpu_before = 0.0  # processor time of this process at its last answer
@@ -230,7 +245,6 @@ class _Run:
     def run(self) -> None:
         size = 1
         board = self._seat.board.words
-        board[CHUNK] = self._work.number
         while self._next < self._total and board[CANCELLED] != self._work.job:
             size = self._run_slice(min(size, self._total - self._next))
             held = time.perf_counter() - self._began
@@ -258,7 +272,6 @@ class _Run:
         # What has been handed on is let go: this chunk's arguments need not outlive their run.
         for done in range(max(0, self._next - size), self._next):
             self._items[done] = None
-        board[DONE] += self._next - board[OFFSET]
         each = seconds / max(1, len(values) + (error is not None))
         if self._work.single or self._job.flush_seconds == 0 or each >= SINGLE_SECONDS:
             return 1

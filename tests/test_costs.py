@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from parmap import Crossover, _costs, _machine, _plan, crossover, pmap
+from parmap import Crossover, _costs, _machine, _plan, crossover, pmap, shutdown
 
 
 @pytest.fixture
@@ -119,10 +119,47 @@ def busy(loops: int) -> int:
 def test_a_function_known_to_take_long_goes_to_workers_at_once(file: Path) -> None:
     """Its first item is not run here when workers are warm: the earlier call has told."""
     list(pmap(abs, range(4), parallel=True, max_workers=2))  # workers are warm
-    _costs.keep(busy, _costs.Known(0.01, 0.0, 1e-6))
-    results = pmap(busy, [200_000] * 40, max_workers=2)
-    assert os.getpid() not in set(results)
-    assert results.report.items_here == 0
+    nested = lambda loops: sum(range(loops)) and os.getpid()  # noqa: E731  (no module to import)
+    _costs.keep(nested, _costs.Known(0.01, 0.0, 1e-6))
+    results = pmap(nested, [100_000] * 40, max_workers=2)
+    assert next(results) != os.getpid()
+    assert results.report.mode == "parallel"
+
+
+class Heavy:
+    """A function that takes as long to load in a worker as a file is missing."""
+
+    def __init__(self, gate: Path):
+        self.gate = gate
+
+    def __call__(self, x: int) -> int:
+        return os.getpid()
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        self.__dict__.update(state)
+        while not self.gate.exists():
+            time.sleep(0.01)
+
+
+@pytest.mark.parametrize("warm", [True, False])
+def test_workers_that_take_long_to_load_the_function_do_not_hold_up_the_call(
+    file: Path, tmp_path: Path, warm: bool
+) -> None:
+    """The caller takes back what they have not begun, and each item is run once."""
+    shutdown()
+    if warm:
+        list(pmap(abs, range(4), parallel=True, max_workers=2))
+    heavy = Heavy(tmp_path / "gate")
+    _costs.keep(heavy, _costs.Known(0.001, 0.0, 1e-6))
+    results = pmap(heavy, range(2000), max_workers=2)
+    try:
+        assert list(results) == [os.getpid()] * 2000
+    finally:
+        heavy.gate.touch()
+    assert results.report.mode == "parallel"
+    assert results.report.items_here == 2000
+    again = set(pmap(heavy, range(50), parallel=True, max_workers=2))
+    assert os.getpid() not in again  # the workers are there for the next call
 
 
 def test_lambdas_of_one_line_are_one_function(file: Path) -> None:
