@@ -65,6 +65,8 @@ class Decision:
         """Whether an earlier call of this function says enough to plan without running an item."""
         known = _costs.known(self._call.fn)
         left = self._call.inputs.left()
+        if self._call.settings.initializer is not None:
+            return False  # it has to run here first, for here items may run as well
         if known is None or left is None or left * known.each < self._worth():
             return False
         probe = self._probe

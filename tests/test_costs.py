@@ -126,6 +126,16 @@ def test_a_function_known_to_take_long_goes_to_workers_at_once(file: Path) -> No
     assert results.report.mode == "parallel"
 
 
+def test_an_initializer_has_run_wherever_items_run(file: Path) -> None:
+    """Also where an earlier call has told that the function takes long, and the caller helps."""
+    shutdown()
+    ready: list[int] = []
+    fn = lambda x: (len(ready), sum(range(20_000)))[0]  # noqa: E731
+    _costs.keep(fn, _costs.Known(0.001, 0.0, 1e-6))
+    results = pmap(fn, range(400), max_workers=2, initializer=ready.append, initargs=(1,))
+    assert next(results) == 1
+
+
 class Heavy:
     """A function that takes as long to load in a worker as a file is missing."""
 
