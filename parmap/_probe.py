@@ -10,6 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 from time import perf_counter, thread_time
 from typing import Any
 
+try:
+    from resource import RUSAGE_THREAD, getrusage
+except ImportError:  # not on Linux
+    getrusage = None  # type: ignore[assignment]
+
 from parmap._call import Call
 from parmap._outcome import UNTRUSTED, emptying, raising, run_batch, stopped
 from parmap._progress import Progress
@@ -156,13 +161,15 @@ def _run_measured(
     call: Call, probe: Probe, items: list[Any]
 ) -> tuple[list[Any], BaseException | None]:
     """Run items, timed; and looked at more closely if that was asked for."""
-    closer, cpu = probe.closer, thread_time() if len(items) == 1 or probe.closer else 0.0
+    closer, cpu, naps = probe.closer, 0.0, 0
+    if closer or len(items) == 1:
+        cpu, naps = thread_time(), _naps()
     began = perf_counter()
     values, error = run_batch(call.mapper, call.fn, items)
     seconds = perf_counter() - began
     try:
         probe.add(len(values) + (error is not None), seconds)
-        if cpu and seconds > WAIT_SECONDS:
+        if cpu and seconds > WAIT_SECONDS and _naps() > naps:
             probe.waiting = min(1.0, max(0.0, 1 - (thread_time() - cpu) / seconds))
         if values and (closer or (seconds > WEIGH_SECONDS and not probe.weighed)):
             probe.weigh(items[: len(values)][:WEIGH_ITEMS], values[:WEIGH_ITEMS])
@@ -170,6 +177,12 @@ def _run_measured(
         return values, error
     finally:
         del error  # see _outcome.raising
+
+
+def _naps() -> int:
+    """How often this thread gave up the processor by itself: one that another process took from it
+    did not wait for anything."""
+    return getrusage(RUSAGE_THREAD).ru_nvcsw if getrusage is not None else int(perf_counter() * 1e9)
 
 
 def _eagerly(call: Call, probe: Probe, size: int) -> Iterator[Iterator[Any]]:
