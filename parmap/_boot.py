@@ -6,12 +6,15 @@ one that removes what such a caller could not.
 
 import atexit
 import glob
+import multiprocessing.heap
+import multiprocessing.pool
+import multiprocessing.popen_forkserver  # noqa: F401  (these three: 5 ms a worker, paid once here)
 import os
 import shutil
 
-import cloudpickle  # noqa: F401  (20 ms a worker, paid once here)
+import cloudpickle  # noqa: F401  (20 ms a worker)
 
-import parmap._processes  # noqa: F401
+import parmap._hiring  # noqa: F401
 from parmap._transport import default_places, directory_name
 
 _server, _caller = os.getpid(), os.getppid()

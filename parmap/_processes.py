@@ -55,6 +55,17 @@ class _Hosted:
         told = getattr(self._popen, "named", None)  # type: ignore[attr-defined]
         return told is None or told()
 
+    @property
+    def sentinel(self) -> Any:
+        """Hidden from the Pool: its handler thread would look at all workers whenever one begins,
+        in the very moment in which the caller is waiting for them."""
+        raise AttributeError("sentinel")
+
+    @property
+    def end_sentinel(self) -> Any:
+        """What `multiprocessing.Process.sentinel` is."""
+        return self._sentinel  # type: ignore[attr-defined]
+
     def start(self) -> None:
         super().start()  # type: ignore[misc]
         assert self.seat is not None

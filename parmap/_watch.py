@@ -23,7 +23,7 @@ class Watch:
         """Watch a worker: its pipe, and its end."""
         worker.settle()
         pipe: Any = worker.line
-        end: Any = worker.pidfd if worker.pidfd is not None else worker.process.sentinel
+        end: Any = worker.pidfd if worker.pidfd is not None else worker.process.end_sentinel
         if self._poll is not None:
             pipe = pipe.fileno()
             self._poll.register(pipe, 1)  # POLLIN; hang-ups are told unasked
