@@ -10,3 +10,11 @@ def tests(session: nox.Session) -> None:
     session.install("-q", "-U", "pip")  # dependency groups came with pip 25.1
     session.install("-q", "-e", ".", "--group", "test")
     session.run("python", "-m", "pytest", "-q", *session.posargs)
+
+
+@nox.session(python="3.11")
+def clusters(session: nox.Session) -> None:
+    """The contract, and what clusters add to it, on a real Dask, a real Ray and a real MPI."""
+    session.install("-q", "-U", "pip")
+    session.install("-q", "-e", ".", "--group", "test", "--group", "engines")
+    session.run("python", "-m", "pytest", "-q", "-m", "cluster", *session.posargs)

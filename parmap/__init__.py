@@ -11,13 +11,15 @@ One call, front to back, by the rooms it goes through:
       3 _plan       + _machine: what we may use; _costs: what it takes;
                     _decision goes over                                    -> Plan
       4 _engine     lease warm workers from _pool, which hosts them in Pools;
-                    _handle is one of them; _hiring and _processes make it
+                    _handle is one of them; _hiring and _processes make it;
+                    _executors for who brings an executor, and _carriers to it
       5 _flow       cut chunks to measure, keep every worker fed; until
                     workers answer, the caller has chunks of its _own      -> Chunk
                     _transport.pack                                        -> Parcel
                     _line carries it, as one of the _messages              -> Work
       ========================= process wall ===========================
       6 _worker     the same state? (_state) then run each item (_outcome) -> Answer
+        _remote     the same in a worker of somebody else's
       ========================= process wall ===========================
       7 _window     _watch who speaks or dies; unpack, put in order, hand out;
                     _reasons why something could not be done

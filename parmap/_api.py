@@ -133,8 +133,9 @@ def pmap(
         mp_context: start method name or multiprocessing context. Default None: what the user set
             for multiprocessing, else "forkserver", else "spawn". "fork" forks workers for this
             call, which see the caller as it is now.
-        executor: reserved for engines other than this machine's workers; anything but None is
-            refused for now.
+        executor: run on these workers rather than parmap's own: a `concurrent.futures.Executor`, a
+            Dask `Client`, or a Pool with `apply_async` (Ray's, multiprocess'). It is yours: it is
+            not shut down. Not together with `task_timeout`, `initializer` or `mp_context`.
 
     Returns:
         An iterator with two more attributes: `report` (see `Report`) and `close()`.

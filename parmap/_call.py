@@ -169,8 +169,25 @@ def _check(s: Settings) -> None:
         raise ValueError(
             f"executor= brings its own workers; initializer={s.initializer!r} belongs to it"
         )
+    if s.executor is not None and s.task_timeout is not None:
+        raise ValueError(
+            f"executor= brings its own workers; task_timeout={s.task_timeout!r} would have to end "
+            "them"
+        )
     if s.executor is not None:
-        raise TypeError(f"executor= is not supported yet, so it cannot be {s.executor!r}")
+        _check_executor(s.executor)
+
+
+def _check_executor(executor: Any) -> None:
+    methods = (getattr(executor, name, None) for name in ("submit", "apply_async"))
+    if isinstance(executor, type) or not any(callable(method) for method in methods):
+        raise TypeError(
+            "executor must be a concurrent.futures.Executor (of threads, processes, interpreters, "
+            "loky, mpi4py), a Dask Client, or a Pool with apply_async (of multiprocessing, "
+            f"multiprocess, Ray), not {executor!r}"
+        )
+    if getattr(executor, "asynchronous", False):
+        raise TypeError(f"executor={executor!r} is asynchronous, and pmap is not")
 
 
 def _check_type(name: str, value: object, *types: type) -> None:
@@ -232,6 +249,12 @@ class Call(NamedTuple):
             s.parallel is not True and s.initializer is None and not s.progress
         )
         return ask_nothing and (s.parallel is False or _costs.known(self.fn) is None)
+
+    @property
+    def insists(self) -> bool:
+        """Whether items that were given to workers must not be run here after all: the caller said
+        so, or the workers are the caller's own, and may have died of an item."""
+        return bool(self.settings.parallel) or self.settings.executor is not None
 
     def run(self, item: Any, index: int) -> Any:
         """Run one item here; its value, or what `again` makes of its exception."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from parmap._messages import Answer
 from parmap._outcome import Failure
@@ -75,6 +75,58 @@ class Unavailable(NamedTuple):
 
 
 Event = Part | Lost | Refused | Unavailable
+
+
+class Engine(Protocol):
+    """The door at which the flow meets an engine. What a worker is, only the engine knows.
+
+    Attributes:
+        workers: how many there are now; deaths: how many were lost.
+        booting: whether no worker has come up yet, and the caller may go on meanwhile.
+        retired: workers of which chunks were taken back, and which get nothing more.
+        chunk_cost: seconds that a chunk costs; 0 for parmap's own workers, for which the plan's
+            constants are made.
+    """
+
+    @property
+    def workers(self) -> int: ...
+    @property
+    def deaths(self) -> int: ...
+    @property
+    def booting(self) -> bool: ...
+    @property
+    def retired(self) -> int: ...
+    @property
+    def chunk_cost(self) -> float: ...
+
+    def boot_left(self) -> float:
+        """Seconds until a worker will be up."""
+        return 0.0
+
+    def hungry(self, low: int) -> Any:
+        """A worker with fewer than `low` chunks, or None."""
+
+    def full(self, worker: Any) -> bool:
+        """Whether it can take no further chunk now."""
+        return False
+
+    def send(self, chunk: Chunk, worker: Any) -> None:
+        """Send it one more. Raises what pickling the items raises."""
+
+    def flush(self, worker: Any) -> None:
+        """Nothing more is sent to it for now."""
+
+    def wait(self, seconds: float | None) -> list[Event]:
+        """What happened, or happens within the time (None: until something does)."""
+        return []
+
+    def take_back(self) -> list[Chunk]:
+        """Chunks that one worker had and will not run."""
+        return []
+
+    def running_items(self) -> int:
+        """Items done of chunks not yet answered, for the bar."""
+        return 0
 
 
 def arguments(item: Any) -> Any:

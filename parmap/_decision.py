@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from parmap import _costs, _machine, _plan
 from parmap._call import Call, start_method
+from parmap._outcome import runs_a_chunk
 from parmap._plan import Facts, Plan
 from parmap._probe import run_here
 from parmap._progress import Progress
@@ -17,6 +18,7 @@ from parmap._report import Report
 
 if TYPE_CHECKING:
     from parmap._engine import LocalEngine
+    from parmap._executors import ExecutorEngine
     from parmap._flow import Flow
 
 # Seconds the rest must be expected to take before a plan is worth making, with and without warm
@@ -30,7 +32,7 @@ class Decision:
     """What is known and decided for one call, while it runs."""
 
     _plan: Plan | None = None
-    _engine: LocalEngine | None = None
+    _engine: LocalEngine | ExecutorEngine | None = None
     _flow: Flow | None = None
     _final = False  # nothing more will change the plan
     _next_look = 1  # items to be done before the next plan is made
@@ -82,6 +84,8 @@ class Decision:
 
     def _worth(self) -> float:
         """Seconds that must be left for a plan to be worth making."""
+        if self._call.settings.executor is not None:
+            return WORTH_COLD
         return WORTH_WARM if self._warm() else max(WORTH_WARM, WORTH_COLD - _costs.missed())
 
     def _stay(self) -> bool:
@@ -120,7 +124,7 @@ class Decision:
         call, probe = self._call, self._probe
         cores, _ = _machine.usable_cores()
         memory = _machine.available_bytes()
-        return Facts(
+        facts = Facts(
             done=probe.items,
             left=call.inputs.left(),
             seconds_per_item=probe.each,
@@ -135,18 +139,27 @@ class Decision:
             pinned=call.settings.parallel,
             obstacle=self._obstacle(),
         )
+        if call.settings.executor is None:
+            return facts
+        from parmap._executors import facts_of
+
+        return facts_of(call.settings.executor, facts)
 
     def _warm(self) -> int:
-        pool = sys.modules.get("parmap._pool")
-        return 0 if pool is None else pool.warm_workers()
+        return int(getattr(sys.modules.get("parmap._pool"), "warm_workers", int)())
 
     def _obstacle(self) -> str:
-        worker = sys.modules.get("parmap._worker")  # not loaded: this is not one
-        if worker is not None and worker.inside():
+        # Not loaded, or being loaded by another thread: this is not one.
+        inside = getattr(sys.modules.get("parmap._worker"), "inside", bool)
+        if inside() or runs_a_chunk():
             return "this is a worker already: nested calls are serial"
-        if self._call.settings.parallel is None:
-            return self._probe.obstacle
-        return ""
+        executor = self._call.settings.executor
+        if executor is not None:
+            from parmap._carriers import shares_memory
+
+            if shares_memory(executor):
+                return ""  # what does not pickle is no obstacle there
+        return self._probe.obstacle if self._call.settings.parallel is None else ""
 
     # ------------------------------------------------------------------ going over
 
@@ -174,11 +187,18 @@ class Decision:
         self._flow = Flow(self._call, self._engine, self._progress, self._report)
         yield from self._flow.batches()
         self._report.bytes_moved += self._engine.bytes_moved
-        if self._flow.unavailable is not None:
-            self._cannot(self._flow.unavailable.reason, self._flow.unavailable.error)
+        lost = self._flow.unavailable
+        if lost is not None and self._call.insists:
+            raise lost.error
+        if lost is not None:
+            self._cannot(lost.reason, lost.error)
 
-    def _hire(self, workers: int) -> LocalEngine:
+    def _hire(self, workers: int) -> LocalEngine | ExecutorEngine:
         """Workers for this call. What they need is imported here: a serial call never does."""
+        if self._call.settings.executor is not None:
+            from parmap._executors import ExecutorEngine
+
+            return ExecutorEngine(self._call)
         from parmap import _processes
 
         context = self._call.settings.mp_context
@@ -224,5 +244,6 @@ class Decision:
             _costs.keep(self._call.fn, _costs.Known(probe.each, probe.waiting, probe.transfer))
         if self._flow is None and self._call.settings.parallel is None and not self._final:
             gain = probe.items * (probe.each - probe.transfer) / 2  # with two workers, at the least
-            if gain > WORTH_WARM and not self._warm():
+            local = self._call.settings.executor is None
+            if gain > WORTH_WARM and local and not self._warm():
                 _costs.miss(gain)

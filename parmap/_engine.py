@@ -1,14 +1,6 @@
 """Station 4, the door to it: the engine that runs chunks on this machine's warm workers.
 
-`_flow` knows an engine by these methods, and does not care which it is:
-
-    hungry(low)      a worker with fewer than `low` chunks, or None
-    send(chunk, to)  send it one more; `flush(to)` after the last
-    wait(seconds)    what happened meanwhile: a list of Part, Lost, Refused, Unavailable
-    booting          whether no worker has come up yet; `boot_left()`: seconds until one will
-    take_back()      chunks that one worker had and will not run; `retired`: how many such workers
-    running_items()  items done of chunks not yet answered, for the bar
-    close(now)       the call is over; `now`: kill what still runs
+`_flow` knows an engine by what `_chunk.Engine` lists, and does not care which it is.
 """
 
 from __future__ import annotations
@@ -41,6 +33,8 @@ _numbers = itertools.count(1)
 
 class LocalEngine:
     """Leased workers of this process, for one call."""
+
+    chunk_cost = 0.0
 
     def __init__(
         self, call: Call, workers: int, facts: _state.Facts | None, cores: int, method: str

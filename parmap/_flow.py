@@ -15,6 +15,7 @@ from parmap import _costs, _messages, _plan
 from parmap._call import Call
 from parmap._chunk import (
     Chunk,
+    Engine,
     Event,
     Lost,
     Part,
@@ -23,7 +24,6 @@ from parmap._chunk import (
     arguments,
     settled,
 )
-from parmap._engine import LocalEngine
 from parmap._outcome import UNTRUSTED
 from parmap._own import Own, items_meanwhile, run_rest
 from parmap._progress import Progress
@@ -55,13 +55,7 @@ TICK = 0.1
 class Flow:
     """The parallel part of one call: an iterator of batches, each an iterator of results."""
 
-    def __init__(
-        self,
-        call: Call,
-        engine: LocalEngine,
-        progress: Progress,
-        report: Report,
-    ):
+    def __init__(self, call: Call, engine: Engine, progress: Progress, report: Report):
         self._call = call
         self._engine = engine
         self._progress = progress
@@ -71,10 +65,11 @@ class Flow:
         self._window = Window(call.settings, report)
         self._again = self._window.again
         # The caller goes on with items until a worker has answered. Not where the user asked for
-        # workers from the first item on.
-        self._helps = call.settings.parallel is None
-        self._waits_since: float | None = monotonic()  # until the first answer
-        self._helps_at = self._waits_since + (0.0 if engine.booting else LATE_SECONDS)
+        # workers from the first item on, or brought them.
+        ours, began = call.settings.executor is None, monotonic()
+        self._helps = ours and call.settings.parallel is None
+        self._waits_since = began if ours else None  # until the first answer
+        self._helps_at = began + (0.0 if engine.booting else LATE_SECONDS)
         self._own: Own | None = None  # what it is at
         self._patience = 0  # how often the window was widened for one slow item
         self.unavailable: Unavailable | None = None
@@ -93,7 +88,7 @@ class Flow:
             elif self._window.chunks and self.unavailable is None:
                 if not (self._helps and self._help()):
                     self._wait()
-            elif self._window.chunks and not self._call.settings.parallel:
+            elif self._window.chunks and not self._call.insists:
                 yield from self._rest_here()
             else:
                 return
@@ -196,7 +191,8 @@ class Flow:
 
     def _depths(self) -> tuple[int, int]:
         size = self._chunksize(left := self._left())
-        return _plan.depths(size, self.seconds_per_item, left, self._engine.workers)
+        workers, cost = self._engine.workers, self._engine.chunk_cost
+        return _plan.depths(size, self.seconds_per_item, left, workers, cost)
 
     def _next_chunk(self) -> Chunk | None:
         left = self._left()
@@ -209,7 +205,8 @@ class Flow:
             return fixed
         if not self.seconds_per_item:
             return 1
-        return _plan.chunk_size(self.seconds_per_item, left, self._engine.workers, self._bytes_each)
+        each, workers = self.seconds_per_item, self._engine.workers
+        return _plan.chunk_size(each, left, workers, self._bytes_each, self._engine.chunk_cost)
 
     def _space(self, left: int | None) -> int:
         """Items that may still go on their way; 0 or less while the window is full."""

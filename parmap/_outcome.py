@@ -8,6 +8,7 @@ user's outside a place that expects it to raise.
 from __future__ import annotations
 
 import reprlib
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Any, NamedTuple
@@ -24,6 +25,14 @@ UNTRUSTED = (Exception, SystemExit, GeneratorExit)
 
 _short = reprlib.Repr()
 _short.maxlevel, _short.maxstring, _short.maxother = 3, 80, 80
+
+
+def runs_a_chunk() -> bool:
+    """Whether this thread is an executor's, running a chunk: a nested call is serial.
+
+    The thread says it (see `_remote`), since what runs there may be a copy of this module.
+    """
+    return getattr(threading.current_thread(), "parmap_runs_a_chunk", False)
 
 
 def run_batch(
@@ -205,6 +214,8 @@ def _rebuild_one(failure: Failure) -> BaseException:
     try:
         if failure.pickled:
             error: BaseException = pickle.loads(failure.pickled)
+            # With tblib, which Dask brings, a traceback is pickled too, and holds these frames.
+            error.__traceback__ = None
             return error
         if failure.rebuild:
             cls, args, state = pickle.loads(failure.rebuild)

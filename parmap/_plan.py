@@ -163,13 +163,27 @@ def _comparison(f: Facts, serial: float, parallel: float) -> str:
     )
 
 
+# Seconds of work in a chunk for each second that it costs an executor of the user's. Smaller wastes
+# that share of every worker; larger leaves less to share out at the end. From
+# benchmarks/executors.py.
+CHUNK_WORTH = 25
+
+
 def chunk_size(
-    seconds_per_item: float, left: int | None, workers: int, bytes_per_item: float = 0.0
+    seconds_per_item: float,
+    left: int | None,
+    workers: int,
+    bytes_per_item: float = 0.0,
+    chunk_cost: float = 0.0,
 ) -> int:
-    """Items of the next chunk: a fixed time's worth, tapering towards the end, bounded in bytes."""
-    size = max(CHUNK_SECONDS, workers * CALLER_SECONDS) / max(seconds_per_item, 1e-9)
+    """Items of the next chunk: a fixed time's worth, tapering towards the end, bounded in bytes.
+
+    `chunk_cost` is what a chunk costs an engine other than ours: no chunk is worth less than that.
+    """
+    each = max(seconds_per_item, 1e-9)
+    size = max(CHUNK_SECONDS, CHUNK_WORTH * chunk_cost, workers * CALLER_SECONDS) / each
     if left is not None:
-        size = min(size, left / (TAPER * workers))
+        size = min(size, max(left / (TAPER * workers), chunk_cost / each))
     if bytes_per_item:
         size = min(size, CHUNK_BYTES / bytes_per_item)
     return max(1, min(int(size), MOST_CHUNK))
@@ -184,14 +198,21 @@ AHEAD_SECONDS = 10e-3
 WAKE_SECONDS = 100e-6
 
 
-def depths(size: int, seconds_per_item: float, left: int | None, workers: int) -> tuple[int, int]:
+def depths(
+    size: int,
+    seconds_per_item: float,
+    left: int | None,
+    workers: int,
+    chunk_cost: float = 0.0,
+) -> tuple[int, int]:
     """(fewest, most) chunks at one worker: below the first it gets more, up to the second.
 
     Never so many that one worker gets more than its share of what is left.
     """
     seconds = size * seconds_per_item
     share = math.inf if left is None else left / (size * workers)
-    if seconds > AHEAD_SECONDS or (share < TAPER and seconds_per_item > CHUNK_SECONDS):
+    ahead = max(AHEAD_SECONDS, 4 * CHUNK_WORTH * chunk_cost)
+    if seconds > ahead or (share < TAPER and seconds_per_item > CHUNK_SECONDS):
         return 1, 1
     if not seconds or seconds > WAKE_SECONDS:
         return 2, 2

@@ -6,6 +6,8 @@ one test to the next, as they do for a user; those of "fork" belong to one call 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
 import os
 import subprocess
@@ -16,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import executors
 import pytest
 
 import parmap
@@ -29,20 +32,24 @@ class Engine:
     """One way to make a call: its name in a test's id, and the options that pin it.
 
     Attributes:
+        executor: which of `executors` it runs on, if not on parmap's own workers.
         remote: whether items certainly run in another process.
     """
 
     name: str
     parallel: bool | None
     mp_context: str | None = None
+    executor: str | None = None
 
     @property
     def remote(self) -> bool:
-        return self.parallel is True
+        return self.parallel is True and self.executor not in ("threads", "thread_pool")
 
     @property
     def options(self) -> dict[str, Any]:
-        chosen = {"parallel": self.parallel, "max_workers": WORKERS}
+        chosen: dict[str, Any] = {"parallel": self.parallel, "max_workers": WORKERS}
+        if self.executor is not None:
+            chosen["executor"] = started_executor(self.executor)
         return chosen if self.mp_context is None else {**chosen, "mp_context": self.mp_context}
 
 
@@ -53,7 +60,22 @@ ENGINES = (
     Engine("fork", parallel=True, mp_context="fork"),
     Engine("forkserver", parallel=True, mp_context="forkserver"),
     Engine("spawn", parallel=True, mp_context="spawn"),
+    Engine("threads", parallel=True, executor="threads"),
+    Engine("processes", parallel=True, executor="processes"),
+    Engine("dask", parallel=True, executor="dask"),
+    Engine("ray", parallel=True, executor="ray"),
 )
+
+# Engines whose start costs seconds: `pytest -m cluster` runs the contract on them.
+CLUSTERS = ("dask", "ray")
+
+_executors = contextlib.ExitStack()
+
+
+@functools.cache
+def started_executor(name: str) -> Any:
+    """One of `executors`, started for the first test that wants it."""
+    return _executors.enter_context(getattr(executors, name)())
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -61,12 +83,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "engine" not in metafunc.fixturenames:
         return
     mark = metafunc.definition.get_closest_marker("engines")
-    chosen = [e for e in ENGINES if mark is None or e.name in mark.args]
-    metafunc.parametrize("engine", chosen, ids=[e.name for e in chosen], indirect=True)
+    chosen = [
+        pytest.param(e, id=e.name, marks=[pytest.mark.cluster] * (e.name in CLUSTERS))
+        for e in ENGINES
+        if mark is None or e.name in mark.args
+    ]
+    metafunc.parametrize("engine", chosen, indirect=True)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "engines(*names): the engines that a contract test is for")
+    config.addinivalue_line("markers", "cluster: needs a real Dask or Ray, which take seconds")
 
 
 @pytest.fixture
@@ -122,6 +149,7 @@ def nothing_left_at_the_end() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subprocess.Popen, "__init__", _recording(started))
         yield
+    _executors.close()
     gc.collect()  # iterators that a failed test's traceback kept
     parmap.shutdown()
     workers = _descendants()
@@ -156,7 +184,7 @@ def _owner(path: Path) -> int | None:
 
 # Processes that multiprocessing keeps until the interpreter ends. Workers that a fork server forked
 # show its command line too, but they are its children, not ours.
-_HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+_HELPERS = ("resource_tracker import main", "multiprocessing.forkserver")
 
 
 def _descendants() -> dict[int, str]:

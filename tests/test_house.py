@@ -29,6 +29,8 @@ ROOMS = [
     "_flow",
     "_own",
     "_engine",
+    "_executors",
+    "_carriers",
     "_window",
     "_reasons",
     "_chunk",
@@ -39,6 +41,7 @@ ROOMS = [
     "_hiring",
     "_processes",
     "_worker",
+    "_remote",
     "_report",
     "_probe",
     "_call",
@@ -65,6 +68,9 @@ CALLERS = {
     "_reasons",
     "_costs",
     "_engine",
+    "_executors",
+    "_carriers",
+    "_remote",
     "_chunk",
     "_watch",
     "_handle",
@@ -77,7 +83,7 @@ CALLERS = {
 
 # The rooms where each of these may be known; nothing else that is not of the standard library is.
 THIRD_PARTIES = {
-    "cloudpickle": {"_transport", "_boot"},
+    "cloudpickle": {"_transport", "_boot", "_carriers"},
     "tqdm": {"_progress"},
     "matplotlib": {"_crossover"},
     "multiprocessing": {
