@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -17,6 +18,23 @@ ARGUMENTS = {"word_counts.py": [str(ROOT / "parmap")]}
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#]+)\)")
+
+
+# Pages and examples that need an extra, and start a cluster.
+CLUSTERS = {
+    "engines-dask": "distributed",
+    "engines-ray": "ray",
+    "cluster_dask": "distributed",
+}
+
+
+def needs(name: str) -> list[pytest.MarkDecorator]:
+    """What keeps a page or an example from being run everywhere."""
+    if name not in CLUSTERS:
+        return []
+    there = importlib.util.find_spec(CLUSTERS[name]) is not None
+    why = f"{CLUSTERS[name]} is not installed"
+    return [pytest.mark.cluster, pytest.mark.skipif(not there, reason=why)]
 
 
 def run(script: Path, *arguments: str, cwd: Path) -> str:
@@ -43,7 +61,9 @@ def programs() -> list[object]:
             if language == "python":
                 after = blocks[position + 1 : position + 2]
                 output = after[0][1] if after and after[0][0] == "text" else None
-                found.append(pytest.param(text, output, id=f"{page.name}-{position}"))
+                found.append(
+                    pytest.param(text, output, id=f"{page.name}-{position}", marks=needs(page.stem))
+                )
     return found
 
 
@@ -58,7 +78,9 @@ def test_a_program_on_a_page_runs_and_prints_what_the_page_says(
         assert printed == output
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "example", [pytest.param(path, id=path.name, marks=needs(path.stem)) for path in EXAMPLES]
+)
 def test_an_example_runs(example: Path, tmp_path: Path) -> None:
     assert run(example, *ARGUMENTS.get(example.name, ()), cwd=tmp_path)
 
