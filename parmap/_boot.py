@@ -15,7 +15,7 @@ import shutil
 import cloudpickle  # noqa: F401  (20 ms a worker)
 
 import parmap._hiring  # noqa: F401
-from parmap._transport import default_places, directory_name
+from parmap._files import default_places, directory_name
 
 _server, _caller = os.getpid(), os.getppid()
 

@@ -25,12 +25,14 @@ class Chunk:
         single: ask for one parcel an item; lives: how many more workers each item may cost.
         parts: outcomes that came, not yet handed out, each with the count of items it is of.
         got: how many items have come; done: nothing more will.
-        inline_bytes: what it put into the pipe; origin: the index that offset 0 on the board is.
+        nbytes, bulk: of its items, packed; inline_bytes: what of them went into the pipe.
+        path: of the file they went in, or None.
+        origin: the index that offset 0 on the board is.
     """
 
     __slots__ = (
         *("start", "items", "number", "single", "lives", "parts", "got", "done"),
-        *("inline_bytes", "origin"),
+        *("nbytes", "bulk", "path", "inline_bytes", "origin"),
     )
 
     def __init__(self, start: int, items: list[Any], single: bool = False, lives: int = 0):
@@ -38,7 +40,8 @@ class Chunk:
         self.single, self.lives = single, lives
         self.parts: deque[tuple[int, Outcome]] = deque()
         self.got, self.done = 0, False
-        self.inline_bytes, self.origin = 0, start
+        self.nbytes, self.bulk, self.inline_bytes, self.origin = 0, 0, 0, start
+        self.path: str | None = None
 
 
 class Part(NamedTuple):

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from parmap import _costs, _messages, _pool, _state, _worker
 from parmap._call import Call
 from parmap._chunk import Chunk, Event, Lost, Part, Refused, Unavailable
+from parmap._files import Store, unlink
 from parmap._handle import Worker, discard
 from parmap._outcome import UNTRUSTED, short_repr
 from parmap._reasons import died, nobody_at_fault, overdue, why_refused
-from parmap._transport import Parcel, Store, dumps_by_value, pack
+from parmap._transport import Parcel, dumps_by_value, pack
 from parmap._watch import Watch
 
 # Workers that may die at their start, one after the other, before the call gives up. Fewer would
@@ -48,6 +49,7 @@ class LocalEngine:
             self._crew = _pool.Crew.forked(self._inherit_initializer(call))
         else:
             self._crew = _pool.crew(self.method, call.initializer())
+        self._store = self._crew.store.of_call(self._job_number)
         self._job = self._make_job(call, facts, max(1, cores // workers))
         self._place = None if self._forked else _state.place()
         self._queues: dict[Worker, deque[Chunk]] = {}
@@ -56,8 +58,8 @@ class LocalEngine:
         self._fence = threading.Lock()
         self._watch = Watch()
         self._events: list[Event] = []
-        self._boot_deaths = 0
-        self.deaths = 0
+        self._boot_deaths = self.deaths = 0
+        self._lost: list[int] = []
         self.bytes_moved = 0
         try:
             self._hire(workers)
@@ -92,7 +94,7 @@ class LocalEngine:
             flush_seconds=_worker.FLUSH_SECONDS if call.settings.task_timeout is None else 0.0,
             place=None,
             facts=None if self._forked else facts,
-            threads=_thread_limits(threads),
+            threads=_state.thread_limits(threads),
         )
 
     @property
@@ -142,8 +144,11 @@ class LocalEngine:
 
     def send(self, chunk: Chunk, worker: Worker) -> None:
         """Send a chunk. Raises what pickling the items raises."""
-        parcel = pack(chunk.items, self._crew.store)
+        parcel = pack(chunk.items, self._store)
+        if parcel.tray:
+            self._store.open_tray()
         chunk.origin, chunk.inline_bytes = chunk.start, len(parcel.payload)
+        chunk.nbytes, chunk.bulk, chunk.path = parcel.nbytes, parcel.bulk, parcel.path
         if worker.job != self._job_number:
             self._tell_job(worker)
         self._queues[worker].append(chunk)
@@ -205,14 +210,24 @@ class LocalEngine:
         for worker, queue in list(self._queues.items()):
             worker.board[_messages.CANCELLED] = self._job_number
             if now and queue:
-                self._crew.lose(worker, kill=True)
-                del self._queues[worker]
+                self._remove(worker, kill=True)
+            elif self._is_large() and not self.full(worker):
+                worker.post(_messages.Over())
+                worker.flush()
         self._crew.give_back(list(self._queues))
         self._queues.clear()
+        self._store.close_tray()
+        for pid in self._lost:
+            self._store.sweep(f"{pid}-")
         if self._forked:
             self._crew.end()
             self._crew.store.sweep()
         self._let_go_of_task()
+
+    def _is_large(self) -> bool:
+        """Whether workers hold memory for this call that they would keep until the next one."""
+        task = self._job.task
+        return self._store.tray_open or (isinstance(task, Parcel) and task.path is not None)
 
     def _let_go_of_task(self) -> None:
         if self._forked:
@@ -248,6 +263,8 @@ class LocalEngine:
         if answer.last:
             self._queues[worker].popleft()
             worker.inflight -= 1
+        if any(isinstance(outcome, Parcel) and outcome.tray for _, outcome in answer.groups):
+            self._store.open_tray()
         self._events.append(Part(chunk, answer))
 
     def _take_refusal(self, worker: Worker, refusal: _messages.Refusal) -> None:
@@ -314,7 +331,10 @@ class LocalEngine:
 
     def _remove(self, worker: Worker, kill: bool) -> int | None:
         self._watch.remove(worker)
-        del self._queues[worker]
+        self._lost.append(worker.process.pid)  # its answers, which may yet be read, lie in files
+        for chunk in self._queues.pop(worker):
+            if chunk.path is not None:
+                unlink(chunk.path)
         self._fresh.discard(worker)
         self._retired.discard(worker)
         self._crew.lose(worker, kill=kill)
@@ -346,15 +366,6 @@ class LocalEngine:
                         break
                     self._take_answer(worker, message)
                 self._bury(worker, overdue(limit))
-
-
-def _thread_limits(threads: int) -> dict[str, str]:
-    """BLAS and OpenMP in a worker: its share of the cores, unless the user's environment says."""
-    return dict.fromkeys(
-        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
-         "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS"),
-        str(threads),
-    )  # fmt: skip
 
 
 def _packed_task(call: Call, store: Store) -> Parcel:

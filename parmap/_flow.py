@@ -25,16 +25,15 @@ from parmap._chunk import (
     settled,
 )
 from parmap._outcome import UNTRUSTED
-from parmap._own import Own, items_meanwhile, run_rest
+from parmap._own import Own, items_meanwhile, run_rest, run_whole
 from parmap._progress import Progress
 from parmap._reasons import cannot_load, cannot_send
 from parmap._report import Report
 from parmap._transport import Parcel
 from parmap._window import Window
 
-# Items that may be on their way or waiting to be handed out, where no buffersize is given. Waiting
-# results are bounded in bytes too. Smaller would starve workers behind one slow item; larger holds
-# more results in memory while it runs.
+# Items on their way or waiting to be handed out, where no buffersize is given; and bytes, but each
+# worker may have one chunk. Smaller starves workers behind a slow item; larger holds more memory.
 MOST_AHEAD = 50_000
 
 # Of that, what a worker may have before any result was handed out; two more come with each that
@@ -43,6 +42,10 @@ MOST_AHEAD = 50_000
 FIRST_AHEAD = 1024
 FIRST_AHEAD_UNKNOWN = 8
 MOST_BYTES_AHEAD = 128 * 2**20
+
+# Bytes of a chunk from which a worker has two at the most. Smaller starves workers; larger has more
+# files on their way, and a new one costs three times what one costs that is written again.
+WAKE_BYTES = 256 * 2**10
 
 # Seconds without an answer from warm workers after which the caller helps: they may be importing
 # what the function needs. Smaller would take work from workers that are about to answer.
@@ -61,7 +64,7 @@ class Flow:
         self._progress = progress
         self._report = report
         self.seconds_per_item = report.probe.each  # of late; 0 while nothing is known
-        self._bytes_each = 0.0
+        self._bulk_each = 0.0
         self._window = Window(call.settings, report)
         self._again = self._window.again
         # The caller goes on with items until a worker has answered. Not where the user asked for
@@ -192,7 +195,8 @@ class Flow:
     def _depths(self) -> tuple[int, int]:
         size = self._chunksize(left := self._left())
         workers, cost = self._engine.workers, self._engine.chunk_cost
-        return _plan.depths(size, self.seconds_per_item, left, workers, cost)
+        low, most = _plan.depths(size, self.seconds_per_item, left, workers, cost)
+        return (min(low, 2),) * 2 if size * self._bulk_each > WAKE_BYTES else (low, most)
 
     def _next_chunk(self) -> Chunk | None:
         left = self._left()
@@ -206,12 +210,13 @@ class Flow:
         if not self.seconds_per_item:
             return 1
         each, workers = self.seconds_per_item, self._engine.workers
-        return _plan.chunk_size(each, left, workers, self._bytes_each, self._engine.chunk_cost)
+        return _plan.chunk_size(each, left, workers, self._bulk_each, self._engine.chunk_cost)
 
     def _space(self, left: int | None) -> int:
         """Items that may still go on their way; 0 or less while the window is full."""
         limit = self._call.settings.buffersize or self._most_ahead(left)
-        if self._window.ahead and self._window.bytes_ahead > MOST_BYTES_AHEAD:
+        many = len(self._window.chunks) >= self._engine.workers
+        if many and self._window.bytes_ahead > MOST_BYTES_AHEAD:
             return 0
         return limit - self._window.ahead
 
@@ -243,15 +248,20 @@ class Flow:
     def _send(self, chunk: Chunk, worker: Any) -> None:
         """Send a chunk; where an item does not pickle, find which, and send the others."""
         try:
+            before = chunk.nbytes  # of an earlier sending
             self._engine.send(chunk, worker)
             self._report.chunks += 1
-        except UNTRUSTED as error:
-            if isinstance(error, OSError):
+            self._window.bytes_ahead += chunk.nbytes - before
+            self._bulk_each = max(chunk.bulk / len(chunk.items), self._bulk_each)
+        except OSError as error:  # no room for it anywhere
+            if self._call.settings.parallel:
                 raise
+            run_whole(self._call, chunk, self._report, error)
+        except UNTRUSTED as error:
             if len(chunk.items) > 1:
                 self._window.split(chunk, [1] * len(chunk.items))
-                return
-            self._window.settle(chunk, cannot_send(chunk, error))
+            else:
+                self._window.settle(chunk, cannot_send(chunk, error))
 
     # ------------------------------------------------------------------ back: what workers say
 
@@ -276,8 +286,9 @@ class Flow:
         if count:
             each, before = answer.seconds / count, self.seconds_per_item
             self.seconds_per_item = (before + each) / 2 if before else each
-            moved = sum(o.nbytes for _, o in answer.groups if isinstance(o, Parcel)) / count
-            self._bytes_each = max(moved, self._bytes_each / 2)
+            back = sum(o.bulk for _, o in answer.groups if isinstance(o, Parcel))
+            moved = back / count + chunk.bulk / max(1, len(chunk.items))
+            self._bulk_each = max(moved, self._bulk_each / 2)
 
     def _rest_here(self) -> Iterator[Iterator[Any]]:
         """The engine is gone: run what is in the window in this process, in its place."""

@@ -25,7 +25,7 @@ class Worker:
         self.inflight = 0  # chunks sent and not yet answered to the end
         self.place: object = None  # the place it was last told to follow
 
-    def post(self, message: _messages.Job | _messages.Work) -> None:
+    def post(self, message: _messages.Job | _messages.Work | _messages.Over) -> None:
         """Add a message to what `flush` sends."""
         self.line.post(frame(message.wire(), self.host.store))
 

@@ -11,8 +11,8 @@ import multiprocessing.queues
 from typing import Any
 
 from parmap import _worker
+from parmap._files import Store
 from parmap._processes import process_class
-from parmap._transport import Store
 
 
 class Hiring:

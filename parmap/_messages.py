@@ -2,12 +2,14 @@
 
 caller  ->  Job      the function, once a call and worker
         ->  Work     a chunk of items
+        ->  Over     the call is over: let its function go
 worker  ->  Answer   outcomes of items, in one or more parts a chunk
         ->  Refusal  why a chunk was not run
 """
 
 from __future__ import annotations
 
+import os
 from typing import Any, NamedTuple
 
 from parmap._outcome import Failure
@@ -23,15 +25,40 @@ class Board:
     """A few 64-bit words in memory that caller and worker share."""
 
     def __init__(self) -> None:
-        from multiprocessing.heap import BufferWrapper
-
-        self._block = BufferWrapper(8 * BOARD_WORDS)
+        self._block = _shared_block(8 * BOARD_WORDS)
         self.words = self._block.create_memoryview().cast("q")
         for word in range(BOARD_WORDS):  # the block may have been another worker's
             self.words[word] = 0
 
     def __reduce__(self) -> Any:
         return _board_of, (self._block,)
+
+
+def _shared_block(size: int) -> Any:
+    """Memory that a worker sees too."""
+    from multiprocessing import heap
+
+    try:
+        return heap.BufferWrapper(size)
+    except OSError:  # no place for its file
+        if not hasattr(os, "memfd_create"):
+            raise
+    return _Nameless(size)
+
+
+class _Nameless:
+    """A shared block whose file has no name, and so needs no place."""
+
+    def __init__(self, size: int):
+        from multiprocessing import heap, util
+
+        fd = os.memfd_create("parmap")
+        os.ftruncate(fd, size)
+        self._arena = heap.Arena(size, fd)
+        util.Finalize(self, os.close, (fd,))
+
+    def create_memoryview(self) -> memoryview:
+        return memoryview(self._arena.buffer)
 
 
 def _board_of(block: Any) -> Board:
@@ -77,6 +104,13 @@ class Work(NamedTuple):
         return (_WORK, self.job, self.number, self.single, *self.items)
 
 
+class Over(NamedTuple):
+    """The call is over, and its function takes memory. Not sent where it does not."""
+
+    def wire(self) -> tuple[Any, ...]:
+        return (_OVER,)
+
+
 class Answer(NamedTuple):
     """Outcomes of consecutive items of a chunk: `groups` of values, or the failure of one item.
 
@@ -115,10 +149,10 @@ class Refusal(NamedTuple):
         return (_REFUSAL, self)
 
 
-_JOB, _WORK, _ANSWER, _REFUSAL = range(4)
+_JOB, _WORK, _ANSWER, _REFUSAL, _OVER = range(5)
 
 
-def read(wire: tuple[Any, ...]) -> Job | Work | Answer | Refusal:
+def read(wire: tuple[Any, ...]) -> Job | Work | Over | Answer | Refusal:
     """A message from what its `wire` made of it.
 
     The frequent ones cross as plain tuples: naming a class in a pickle costs 3 us, four times a
@@ -131,5 +165,7 @@ def read(wire: tuple[Any, ...]) -> Job | Work | Answer | Refusal:
             (group[0], Parcel(*group[1:]) if len(group) > 2 else group[1]) for group in wire[3]
         ]
         return Answer(wire[1], wire[2], groups, *wire[4:])
+    if wire[0] == _OVER:
+        return Over()
     message: Job | Refusal = wire[1]
     return message

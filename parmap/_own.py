@@ -1,10 +1,12 @@
 """Station 5, this side of the wall: chunks that the caller runs itself, though there are workers.
 
-While they boot, so that their start costs nothing while there is work; and when they are lost.
+While they boot, so that their start costs nothing while there is work; when they are lost; and what
+finds no room on its way to them.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from time import perf_counter
 from typing import Any
@@ -62,6 +64,14 @@ class Own:
             return final
         finally:
             del error  # see _outcome.raising
+
+
+def run_whole(call: Call, chunk: Chunk, report: Report, why: OSError) -> None:
+    """A chunk that cannot be sent. The others may still be."""
+    warnings.warn(f"parmap runs items serially: {why}", RuntimeWarning, stacklevel=6)
+    own = Own(call, chunk, report.probe)
+    while not chunk.done:
+        own.run()
 
 
 def run_rest(call: Call, chunk: Chunk, report: Report) -> Iterator[Iterator[Any]]:

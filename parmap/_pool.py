@@ -24,10 +24,10 @@ from collections import deque
 from collections.abc import Sequence
 
 from parmap import _worker
+from parmap._files import Store, new_store
 from parmap._handle import Worker, read_late_answers, readable
 from parmap._hiring import Hiring
 from parmap._processes import forget_after_fork, interrupts_held
-from parmap._transport import Store, new_store
 
 # Seconds after which a worker without work ends itself. Smaller makes programs that call now and
 # then pay for a start each time (60 ms); larger keeps memory for nobody.
@@ -158,10 +158,10 @@ class Crew:
             readable(busy, max(0.0, limit - time.monotonic()))
 
     def lose(self, worker: Worker, kill: bool = False) -> None:
-        """Strike a worker that died, or is to die."""
+        """Strike a worker that died, or is to die. Its files are left to its call."""
         if kill:
             worker.kill()
-        self._lay_off([worker])
+        self._strike([worker])
 
     def busy(self) -> int:
         """Workers that belong to a call, or finish the last item of one."""
@@ -174,6 +174,11 @@ class Crew:
         return len(self._idle) + len(self._returned)
 
     def _lay_off(self, workers: Sequence[Worker]) -> None:
+        """Strike workers that belong to no call."""
+        for worker in self._strike(workers):
+            self.store.sweep(f"{worker.process.pid}-")
+
+    def _strike(self, workers: Sequence[Worker]) -> list[Worker]:
         """Strike workers that are dead or dying; end the Pools that have no others."""
         with self._lock:
             struck = [worker for worker in workers if worker in worker.host.workers]
@@ -187,9 +192,9 @@ class Crew:
         for worker in struck:
             worker.close()  # one that is not dead yet leaves when its line closes
             worker.exitcode()
-            worker.host.store.sweep(f"{worker.process.pid}-")
         for host in empty.values():
             host.end()
+        return struck
 
     def dismiss_idle(self) -> None:
         """Let all idle workers go: they know a state of the caller's modules that is over."""

@@ -60,6 +60,15 @@ def _levels() -> dict[str, int]:
     }
 
 
+def thread_limits(threads: int) -> dict[str, str]:
+    """BLAS and OpenMP in a worker: its share of the cores, unless the user's environment says."""
+    return dict.fromkeys(
+        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
+         "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS"),
+        str(threads),
+    )  # fmt: skip
+
+
 def follow(wanted: Place, threads: dict[str, str]) -> None:
     """Go where the caller is (in the worker). `threads` limits BLAS, unless the user did."""
     if wanted.cwd is not None:

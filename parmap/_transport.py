@@ -1,22 +1,19 @@
 """The door in the process wall: objects become a Parcel, and a Parcel becomes objects.
 
-A Parcel is bytes that fit a pipe, or the path of a file that holds what does not. The file lies in
-a directory that only this user may enter; its receiver maps it copy-on-write and unlinks it at
-once, so arrays arrive writable and private, and nothing stays behind. This is the only room that
+A Parcel is bytes that fit a pipe, or the path of a file that holds what does not (see `_files`).
+Either way arrays arrive writable and private, and nothing stays behind. This is the only room that
 knows cloudpickle, which is imported when plain pickle is not enough.
 """
 
 from __future__ import annotations
 
-import errno
-import mmap
-import os
+import gc
 import pickle
-import stat
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+from parmap._files import Store, read, unlink
 
 # Bytes up to which a message travels in the pipe itself. It is written in one system call and fits
 # the pipe, so a worker that is killed leaves a whole message or none. Smaller would send small
@@ -28,12 +25,16 @@ INLINE_BYTES = 16_384
 # bookkeeping than the copy it saves; larger copies arrays twice.
 BUFFER_BYTES = 8_192
 
-ALIGNMENT = 64  # bytes; what numpy and SIMD code like best, a cache line
 
-# What a full, missing or forbidden place for files answers; the next place is tried.
-_NO_ROOM = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.ENOENT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
-)
+# Bytes of a pickle from which it is loaded with the garbage collector off. Smaller ones hold too
+# few objects to set it off; larger ones would.
+GARBAGE_BYTES = 4_096
+
+
+# How many bytes of a buffer cost what one of a pickle does, which is some 10 ns. Smaller makes
+# longer pickles, whose memo leaves the cache (50,000 dicts at once take twice as long as by the
+# thousand); larger sends more chunks.
+PICKLE_WEIGHT = 64
 
 
 class Parcel(NamedTuple):
@@ -43,22 +44,30 @@ class Parcel(NamedTuple):
         payload: the pickle, or b"" when it lies in the file.
         path: the file, or None.
         sizes: bytes of each part of the file; the first is the pickle's when payload is empty.
-        shared: several receivers map the file and its sender unlinks it.
+        shared: several receivers read the file and its sender unlinks it.
+        tray: where its receiver lays it, to be written again; "" to unlink it.
     """
 
     payload: bytes
     path: str | None = None
     sizes: tuple[int, ...] = ()
     shared: bool = False
+    tray: str = ""
 
     @property
     def nbytes(self) -> int:
         return len(self.payload) + sum(self.sizes) if self.sizes else len(self.payload)
 
+    @property
+    def bulk(self) -> int:
+        """Bytes as they count for the size of a chunk: what is pickled, for more."""
+        pickled = len(self.payload) or self.sizes[0]
+        return self.nbytes + PICKLE_WEIGHT * pickled
+
     def discard(self) -> None:
         """Give up the file, if there is one and nobody took it."""
         if self.path is not None:
-            _unlink(self.path)
+            unlink(self.path)
 
 
 def dumps(obj: Any, buffers: list[memoryview] | None = None, *, shares_main: bool = False) -> bytes:
@@ -112,91 +121,6 @@ def _by_value_modules() -> bool:
     return loaded is not None and bool(loaded.list_registry_pickle_by_value())
 
 
-class Store:
-    """A place for the files of parcels: a private directory, made on first use.
-
-    /dev/shm first, where files are memory; the temp directory when that is full or missing.
-    """
-
-    def __init__(
-        self, name: str, places: Sequence[str] | None = None, *, shares_main: bool = False
-    ):
-        self._name = name
-        self.shares_main = shares_main  # its receivers are forks of the caller
-        self._places = list(places) if places is not None else default_places()
-        self._serial = 0
-
-    @property
-    def directories(self) -> list[str]:
-        return [os.path.join(place, self._name) for place in self._places]
-
-    def write(self, parts: Sequence[memoryview]) -> str:
-        """Write the parts one after the other, aligned; the file's path."""
-        refused: OSError | None = None
-        self._serial += 1
-        for directory in self.directories:
-            path = os.path.join(directory, f"{os.getpid()}-{threading.get_ident()}-{self._serial}")
-            try:
-                _private_directory(directory)
-                _write_file(path, parts)
-                return path
-            except OSError as error:
-                _unlink(path)
-                if error.errno not in _NO_ROOM:
-                    raise
-                refused = error
-        raise refused or OSError(errno.ENOENT, "no directory to write to")
-
-    def sweep(self, prefix: str = "") -> None:
-        """Unlink the files of one writer (`"<pid>-"`), or everything and the directories too."""
-        for directory in self.directories:
-            if not prefix:
-                import shutil
-
-                shutil.rmtree(directory, ignore_errors=True)
-                continue
-            try:
-                names = os.listdir(directory)
-            except OSError:
-                continue  # never made, or gone
-            for name in names:
-                if name.startswith(prefix):
-                    _unlink(os.path.join(directory, name))
-
-
-def directory_name(caller: int) -> str:
-    """How the directories of one calling process begin."""
-    return f"parmap-{os.getuid() if hasattr(os, 'getuid') else 0}-{caller}-"
-
-
-def new_store(*, shares_main: bool = False) -> Store:
-    """A store of this process: a name nobody can foresee, so that nobody can take it first."""
-    return Store(directory_name(os.getpid()) + os.urandom(4).hex(), shares_main=shares_main)
-
-
-def default_places() -> list[str]:
-    places = ["/dev/shm"] if sys.platform == "linux" and os.path.isdir("/dev/shm") else []
-    import tempfile
-
-    try:
-        places.append(tempfile.gettempdir())
-    except FileNotFoundError:
-        pass  # no temp directory at all: /dev/shm or the pipe has to do
-    return places
-
-
-def _private_directory(directory: str) -> None:
-    try:
-        os.mkdir(directory, 0o700)
-    except FileExistsError:
-        # Whoever can write here could hand us a pickle, that is code: it has to be ours alone.
-        found = os.lstat(directory)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise PermissionError(
-                errno.EACCES, "not a private directory of this user", directory
-            ) from None
-
-
 def pack(obj: Any, store: Store, *, by_value: bool = False, shared: bool = False) -> Parcel:
     """Pickle `obj` once; its large buffers, and a large pickle, go into a file.
 
@@ -211,17 +135,44 @@ def pack(obj: Any, store: Store, *, by_value: bool = False, shared: bool = False
         return Parcel(payload)
     inline = len(payload) <= INLINE_BYTES
     parts = [*([] if inline else [memoryview(payload)]), *buffers]
-    sizes = tuple(part.nbytes for part in parts)
-    return Parcel(payload if inline else b"", store.write(parts), sizes, shared)
+    path, tray = store.write(parts, len(buffers), shared=shared)
+    return Parcel(
+        payload if inline else b"",
+        path,
+        tuple(part.nbytes for part in parts),
+        shared,
+        tray,
+    )
 
 
-def unpack(parcel: Parcel) -> Any:
-    """The objects again. Their buffers are private to this process, and writable."""
+def unpack(parcel: Parcel, spare: list[bytearray] | None = None) -> Any:
+    """The objects again. Their buffers are private to this process, and writable.
+
+    `spare` is memory for them that is used again, once nothing refers to it any more.
+    """
     if parcel.path is None:
-        return pickle.loads(parcel.payload)
-    views = list(_views(_take(parcel), parcel.sizes))
-    payload: Any = parcel.payload or views.pop(0)
-    return pickle.loads(payload, buffers=views)
+        return _loads(parcel.payload, ())
+    parts = read(
+        parcel.path,
+        parcel.sizes,
+        shared=parcel.shared,
+        tray=parcel.tray,
+        spare=[] if spare is None else spare,
+    )
+    payload: Any = parcel.payload or parts.pop(0)
+    return _loads(payload, parts)
+
+
+def _loads(payload: Any, buffers: Sequence[Any]) -> Any:
+    """What is being loaded is no garbage yet: looking for some, again and again while there is ever
+    more of it, takes longer than the loading (50,000 dicts: 47 ms instead of 17)."""
+    if len(payload) < GARBAGE_BYTES or not gc.isenabled():
+        return pickle.loads(payload, buffers=buffers)
+    gc.disable()
+    try:
+        return pickle.loads(payload, buffers=buffers)
+    finally:
+        gc.enable()
 
 
 def frame(message: object, store: Store) -> bytes:
@@ -229,86 +180,14 @@ def frame(message: object, store: Store) -> bytes:
     data = pickle.dumps(message, 5)
     if len(data) <= INLINE_BYTES:
         return data
-    path = store.write([memoryview(data)])
-    return pickle.dumps(Parcel(b"", path, (len(data),)), 5)
+    try:
+        path, tray = store.write([memoryview(data)])
+    except OSError:
+        return data  # no room: then it has to wait until it is read
+    return pickle.dumps(Parcel(b"", path, (len(data),), False, tray), 5)
 
 
 def open_frame(data: bytes) -> Any:
     """The message again."""
     message = pickle.loads(data)
     return unpack(message) if isinstance(message, Parcel) else message
-
-
-def _take(parcel: Parcel) -> mmap.mmap:
-    """Map the parcel's file, and unlink it if nobody else needs it."""
-    assert parcel.path is not None
-    fd = os.open(parcel.path, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        if not parcel.shared:
-            _unlink(parcel.path)
-        size = os.fstat(fd).st_size
-        return _map_private(fd, size)
-    finally:
-        os.close(fd)
-
-
-def _map_private(fd: int, size: int) -> mmap.mmap:
-    """Map the file copy-on-write: what the receiver writes stays with the receiver."""
-    if sys.platform == "win32":
-        return mmap.mmap(fd, size, access=mmap.ACCESS_COPY)
-    flags, access = mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE
-    if sys.version_info >= (3, 13):
-        return mmap.mmap(fd, size, flags, access, trackfd=False)
-    if fd < _many_descriptors():
-        return mmap.mmap(fd, size, flags, access)
-    # Before 3.13 a map holds a descriptor for as long as its arrays live. A caller that keeps
-    # thousands of results would run out, so from here on the bytes are copied instead.
-    copy = mmap.mmap(-1, size, flags | mmap.MAP_ANONYMOUS, access)
-    view, done = memoryview(copy), 0
-    while done < size:
-        done += os.preadv(fd, [view[done:]], done)
-    view.release()
-    return copy
-
-
-def _many_descriptors() -> int:
-    """A descriptor number from which on this process has used up half of what it may open."""
-    import resource
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return 4096 if soft == resource.RLIM_INFINITY else min(soft // 2, 4096)
-
-
-def _views(mapped: mmap.mmap, sizes: Sequence[int]) -> Iterator[memoryview]:
-    start = 0
-    whole = memoryview(mapped)
-    for size in sizes:
-        yield whole[start : start + size]
-        start = _aligned(start + size)
-
-
-def _write_file(path: str, parts: Sequence[memoryview]) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        start = 0
-        for part in parts:
-            os.lseek(fd, start, os.SEEK_SET)
-            view = part
-            while view.nbytes:  # one write moves 2 GiB at the most
-                view = view[os.write(fd, view) :]
-            start = _aligned(start + part.nbytes)
-    finally:
-        os.close(fd)
-
-
-def _aligned(offset: int) -> int:
-    return -(-offset // ALIGNMENT) * ALIGNMENT
-
-
-def _unlink(path: str) -> None:
-    try:
-        os.unlink(path)
-    except FileNotFoundError:
-        pass  # its receiver was faster, which is the usual case
-    except NotADirectoryError:
-        pass

@@ -24,7 +24,7 @@ class Window:
 
     Attributes:
         chunks: in order; again: those of them to be sent before anything new is cut.
-        ahead: items in it; bytes_ahead: of results that wait.
+        ahead: items in it; bytes_ahead: of these, and of results that wait.
         handed_out: items that the consumer has taken.
         input_failed: an input raised, and the consumer was not yet told.
     """
@@ -115,12 +115,13 @@ class Window:
         """The next results to hand out, if they are there: the first ones, or any if unordered."""
         if self._settings.ordered:
             while self.chunks and self.chunks[0].done and not self.chunks[0].parts:
-                self.chunks.popleft()
+                self.bytes_ahead -= self.chunks.popleft().nbytes
             if self.chunks and self.chunks[0].parts:
                 return self._hand_out(self.chunks[0])
             return None
         for chunk in [c for c in self.chunks if c.done and not c.parts]:
             self.chunks.remove(chunk)
+            self.bytes_ahead -= chunk.nbytes
         ready = next((c for c in self.chunks if c.parts), None)
         return None if ready is None else self._hand_out(ready)
 

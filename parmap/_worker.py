@@ -8,6 +8,7 @@ standard library, and cloudpickle where something has to travel by value.
     caller                           worker
     Job    the function, once   ->   unpack, compare facts      -> Refusal if it must not run it
     Work   a chunk of items     ->   run each, capture outcomes -> Answer, in one or more parts
+    Over   the call has ended   ->   let the function go
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from parmap import _state
+from parmap._files import MAP_RESULT_BYTES, Store
 from parmap._line import Line
 from parmap._messages import (
     CANCELLED,
@@ -34,12 +36,13 @@ from parmap._messages import (
     Answer,
     Board,
     Job,
+    Over,
     Refusal,
     Work,
     read,
 )
 from parmap._outcome import UNTRUSTED, Failure, Mapper, capture, run_batch
-from parmap._transport import Parcel, Store, dumps, frame, open_frame, pack, unpack
+from parmap._transport import Parcel, dumps, frame, open_frame, pack, unpack
 
 # Seconds of finished items that a worker may hold back before it answers with a part of a chunk.
 # Smaller costs messages (20 us each); larger loses more when the worker dies, and lets the
@@ -74,7 +77,7 @@ class Seat(NamedTuple):
     initializer: bytes | int | None
     idle_seconds: float
 
-    def receive(self) -> Job | Work | None:
+    def receive(self) -> Job | Work | Over | None:
         """The next message, or None when there will be none: the caller closed, died, or idles."""
         try:
             if not self.line.holds_more() and not _wait_for(self.line, self.idle_seconds):
@@ -82,7 +85,7 @@ class Seat(NamedTuple):
             message = read(open_frame(self.line.receive()))
         except (EOFError, ConnectionError):
             return None
-        assert isinstance(message, Job | Work)
+        assert isinstance(message, Job | Work | Over)
         return message
 
     def send(self, message: Answer | Refusal) -> None:
@@ -103,6 +106,8 @@ def _wait_for(line: Line, seconds: float) -> bool:
     poll.register(line.fileno(), select.POLLIN)
     return bool(poll.poll(seconds * 1000))
 
+
+_Task = tuple[Mapper, Callable[..., Any]]
 
 _seat: Seat | None = None
 inherited: dict[int, Any] = {}  # tasks a forked worker finds in its memory (see _pool)
@@ -136,6 +141,8 @@ def serve() -> None:
         if isinstance(message, Job):
             desk = None  # lets go of the last call's function before the next one is unpacked
             desk = _Desk(seat, message, initialized)
+        elif isinstance(message, Over):
+            desk = None
         elif desk is not None:
             desk.answer(message)
 
@@ -168,8 +175,10 @@ class _Desk:
     def __init__(self, seat: Seat, job: Job, initialized: Failure | dict[str, Any]):
         self._seat = seat
         self._job = job
+        self._spare: list[bytearray] = []
+        self._store = seat.store.of_call(job.number, MAP_RESULT_BYTES)
         self._refused: Refusal | None = None
-        self._task: tuple[Mapper, Callable[..., Any]] | None = None
+        self._task: _Task | None = None
         self._fence = threading.Lock()
         if isinstance(initialized, Failure):
             self._refused = Refusal(job.number, None, "initializer", initialized)
@@ -198,11 +207,11 @@ class _Desk:
                 self._seat.send(Answer(work.job, work.number, [], 0.0, 0.0, True))
                 return
             try:
-                items = unpack(work.items)
+                items = unpack(work.items, self._spare)
             except UNTRUSTED as error:
                 refused = Refusal(work.job, work.number, "items", _captured(error))
             else:
-                _Run(self._seat, self._job, work, self._task, items).run()
+                _Run(self._seat, self._store, self._job, work, self._task, items).run()
                 return
         assert refused is not None
         work.items.discard()
@@ -227,19 +236,13 @@ class _Run:
     """One chunk being run: items left, outcomes not yet sent."""
 
     def __init__(
-        self,
-        seat: Seat,
-        job: Job,
-        work: Work,
-        task: tuple[Mapper, Callable[..., Any]],
-        items: list[Any],
+        self, seat: Seat, store: Store, job: Job, work: Work, task: _Task, items: list[Any]
     ):
-        self._seat, self._job, self._work = seat, job, work
+        self._seat, self._store, self._job, self._work = seat, store, job, work
         self._mapper, self._fn = task
         self._items = items
-        self._total = len(items)
+        self._next, self._total = 0, len(items)
         self._groups: list[tuple[int, Parcel | Failure]] = []
-        self._next = 0
         self._began = time.perf_counter()
 
     def run(self) -> None:
@@ -281,10 +284,10 @@ class _Run:
     def _keep(self, values: list[Any]) -> None:
         """Pickle values that came out well; one that does not pickle becomes a failure."""
         try:
-            self._groups.append((len(values), pack(values, self._seat.store)))
+            self._groups.append((len(values), pack(values, self._store)))
         except UNTRUSTED as error:
             if len(values) == 1:
-                self._groups.append((1, _captured(_cannot_carry("result", error))))
+                self._groups.append((1, _captured(_cannot_carry(error))))
                 return
             for value in values:
                 self._keep([value])
@@ -320,9 +323,11 @@ def _captured(error: BaseException) -> Failure:
     return capture(error, dumps)
 
 
-def _cannot_carry(what: str, why: BaseException) -> TypeError:
+def _cannot_carry(why: BaseException) -> BaseException:
+    if isinstance(why, OSError):
+        return why  # there is no room for it, as it says itself
     error = TypeError(
-        f"the {what} cannot be sent between processes: {type(why).__name__}: {why}. "
+        f"the result cannot be sent between processes: {type(why).__name__}: {why}. "
         "Return something that pickles, or pass parallel=False."
     )
     error.__cause__ = why

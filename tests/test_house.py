@@ -54,6 +54,7 @@ ROOMS = [
     "_outcome",
     "_line",
     "_transport",
+    "_files",
     "_state",
     "errors",
 ]
