@@ -94,6 +94,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "engines(*names): the engines that a contract test is for")
     config.addinivalue_line("markers", "cluster: needs a real Dask or Ray, which take seconds")
+    config.addinivalue_line("markers", "large: takes gigabytes; run with `pytest -m large`")
 
 
 @pytest.fixture
