@@ -16,6 +16,7 @@ import pickle
 import sys
 import threading
 import uuid
+import weakref
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from functools import cache, partial
@@ -26,8 +27,9 @@ from parmap._call import Call
 from parmap._outcome import UNTRUSTED, short_repr
 from parmap._transport import dumps, dumps_by_value
 
-# Bytes of a pickled function up to which it goes along with every chunk. Smaller would ask for it
-# again more often, one round trip each; larger sends more than the message itself.
+# Bytes of a pickled function up to which it goes along with every chunk, or on Ray with an actor's
+# first one rather than through the object store. Smaller would ask for it again more often, one
+# round trip each; larger sends more than the message itself.
 SMALL_FUNCTION = 4096
 
 # What becomes of a chunk whose future has an exception: the worker that ran it is lost; nothing is
@@ -206,9 +208,12 @@ class Ray:
 
     def start(self, call: Call) -> None:
         self._key = uuid.uuid4().hex
-        self._function = self._ray.put(packed_function(call))
-        self._runner = self._ray.put(Sealed(runner_by_value()))
-        self._told: dict[int, Any] = {}  # which actor of each slot has both
+        function: Any = packed_function(call)
+        small = len(function) <= SMALL_FUNCTION
+        self._function = (None, function) if small else (self._ray.get, self._ray.put(function))
+        # Which actor of each slot has the runner, from this call or one before; and the function.
+        self._ready: dict[int, Any] = _ready_actors.setdefault(self._pool, {})
+        self._told: dict[int, Any] = {}
         self._buried: set[Any] = set()
 
     def pack(self, items: list[Any]) -> Any:
@@ -216,11 +221,11 @@ class Ray:
 
     def submit(self, slot: int, data: Any, again: bool) -> Any:
         actor, _ = self._pool._actor_pool[slot]
-        runner: Any = Sealed(_remote.KEPT_RUNNER)
-        fetch = function = None
-        if again or self._told.get(slot) is not actor:
-            runner, fetch, function = self._runner, self._ray.get, self._function
-            self._told[slot] = actor
+        ready = self._ready.get(slot) is actor
+        told = self._told.get(slot) is actor and not again
+        self._ready[slot] = self._told[slot] = actor
+        runner = Sealed(_remote.KEPT_RUNNER if ready else runner_by_value())
+        fetch, function = (None, None) if told else self._function
         batch: list[Any] = [((self._key, fetch, function, data), {})]
         return self._pool._run_batch(slot, runner, batch).future()
 
@@ -231,6 +236,7 @@ class Ray:
 
     def fate(self, slot: int, future: Any, error: Any) -> str:
         if _remote.KEPT in str(error):  # the actor was restarted by Ray, and knows nothing
+            self._ready.pop(slot, None)
             self._told.pop(slot, None)
             return AGAIN
         if not isinstance(error, self._ray.exceptions.RayActorError):
@@ -244,8 +250,10 @@ class Ray:
         return "" if self._ray.is_initialized() else "Ray was shut down"
 
     def end(self) -> None:
-        self._function = self._runner = None
+        self._function = (None, None)
 
+
+_ready_actors: weakref.WeakKeyDictionary[Any, dict[int, Any]] = weakref.WeakKeyDictionary()
 
 Carrier = Threads | Dask | Ray
 
