@@ -129,7 +129,8 @@ def pmap(
             Default 0.
         progress: a tqdm bar counted in items. None (default): where a person looks and the work
             takes over two seconds; True or False; a str is its label; a dict goes to tqdm.
-        initializer, initargs: called once in each process that runs items, before the first.
+        initializer: called once in each process that runs items, before the first. Default None.
+        initargs: the arguments of `initializer`, a tuple. Default ().
         mp_context: start method name or multiprocessing context. Default None: what the user set
             for multiprocessing, else "forkserver", else "spawn". "fork" forks workers for this
             call, which see the caller as it is now.
@@ -141,10 +142,12 @@ def pmap(
         An iterator with two more attributes: `report` (see `Report`) and `close()`.
 
     Raises:
-        TypeError, ValueError: at the call, naming the argument and its value.
+        TypeError: at the call, for an argument of the wrong type, and for a wrong name, with the
+            right one; at the position of an item or a result that does not pickle.
+        ValueError: at the call, for an argument that cannot be, with its name and value.
         WorkerDied: at the position of an item whose worker ended under it.
         TimeoutError: at the position of an item that took longer than `task_timeout`.
-        Whatever `fn` or an iterable raises, at its position; the item is named in a note.
+        Exception: whatever `fn` or an iterable raises, at its position; a note names the item.
 
     >>> list(pmap(lambda x: x * x, range(5)))
     [0, 1, 4, 9, 16]

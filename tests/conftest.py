@@ -91,10 +91,29 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize("engine", chosen, indirect=True)
 
 
+# Marks of tests that have a command of their own, and are left out where no `-m` asks for any.
+OWN_COMMAND = {
+    "site": "programs on the pages of docs/, and the examples; needs the dependency group examples",
+    "large": "takes gigabytes of memory",
+    "cluster": "needs a real Dask or Ray, which take seconds, and the dependency group engines",
+}
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "engines(*names): the engines that a contract test is for")
-    config.addinivalue_line("markers", "cluster: needs a real Dask or Ray, which take seconds")
-    config.addinivalue_line("markers", "large: takes gigabytes; run with `pytest -m large`")
+    for mark, meaning in OWN_COMMAND.items():
+        config.addinivalue_line("markers", f"{mark}: {meaning}")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without `-m`, leave out the tests that have a command of their own."""
+    if config.option.markexpr:
+        return
+    left_out = [
+        item for item in items if OWN_COMMAND.keys() & {m.name for m in item.iter_markers()}
+    ]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture
