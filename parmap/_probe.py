@@ -191,9 +191,10 @@ def _eagerly(call: Call, probe: Probe, size: int) -> Iterator[Iterator[Any]]:
     items = call.inputs.take(size)
     values, error = _run_measured(call, probe, items)
     errors: list[BaseException] = []
+    failed, item = index + len(values), None
     if error is not None:
         errors, error = [error], None
-        failed, item = index + len(values), items[len(values)]
+        item = items[len(values)]
         call.inputs.put_back(items[len(values) + 1 :])
     items.clear()
     # A list of plain small values may as well be iterated as it is; others must not be kept alive.

@@ -134,15 +134,16 @@ def _preparation(name: str) -> dict[str, Any]:
 def _pickled(popen: Any, process: Any) -> bytes:
     """The process object as its own new process reads it from a pipe."""
     import io
-    from multiprocessing import context, reduction
+    from multiprocessing import reduction
+    from multiprocessing.context import set_spawning_popen
 
     buffer = io.BytesIO()
-    context.set_spawning_popen(popen)
+    set_spawning_popen(popen)
     try:
         reduction.dump(_preparation(process.name), buffer)
         reduction.dump(process, buffer)
     finally:
-        context.set_spawning_popen(None)
+        set_spawning_popen(None)
     return buffer.getvalue()
 
 
@@ -191,23 +192,23 @@ def process_class(method: str) -> Any:
 
 class SpawnProcess(_Hosted, multiprocessing.context.SpawnProcess):
     @staticmethod
-    def _Popen(process: Any) -> Any:  # noqa: N802  (multiprocessing's name)
-        return _spawn_popen()(process)
+    def _Popen(process_obj: Any) -> Any:  # noqa: N802  (multiprocessing's name)
+        return _spawn_popen()(process_obj)
 
 
 if sys.platform != "win32":
 
     class ForkProcess(_Hosted, multiprocessing.context.ForkProcess):
         @staticmethod
-        def _Popen(process: Any) -> Any:  # noqa: N802
-            return _fork_popen()(process)
+        def _Popen(process_obj: Any) -> Any:  # noqa: N802
+            return _fork_popen()(process_obj)
 
     class ForkServerProcess(_Hosted, multiprocessing.context.ForkServerProcess):
         swept_by_server = True
 
         @staticmethod
-        def _Popen(process: Any) -> Any:  # noqa: N802
-            return _forkserver_popen()(process)
+        def _Popen(process_obj: Any) -> Any:  # noqa: N802
+            return _forkserver_popen()(process_obj)
 
 
 def _untyped(name: str) -> Any:

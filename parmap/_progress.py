@@ -58,7 +58,8 @@ class Progress:
             return
         self._show_at = 0.0
         self.at(done)
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
         self.wanted = False
 
 

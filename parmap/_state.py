@@ -83,7 +83,7 @@ def follow(wanted: Place, threads: dict[str, str]) -> None:
         os.environ.update(environ)
     if wanted.filters != tuple(warnings.filters):
         warnings.filters[:] = list(wanted.filters)  # type: ignore[index]
-        warnings._filters_mutated() if hasattr(warnings, "_filters_mutated") else None
+        getattr(warnings, "_filters_mutated", lambda: None)()
     if wanted.levels:
         import logging
 
@@ -218,12 +218,13 @@ def _functions_in(value: Any) -> Iterator[types.FunctionType]:
     for _ in range(8):  # decorators and partials nest; deeper than this nobody nests by hand
         if isinstance(value, types.FunctionType):
             yield value
-        if hasattr(value, "__wrapped__") and not isinstance(value, types.ModuleType):
-            value = value.__wrapped__
+        wrapped = getattr(value, "__wrapped__", None)
+        if wrapped is not None and not isinstance(value, types.ModuleType):
+            value = wrapped
         elif isinstance(value, types.MethodType):
             value = value.__func__
         elif type(value).__name__ == "partial" and hasattr(value, "func"):
-            value = value.func  # functools.partial, and what imitates it
+            value = getattr(value, "func", None)  # functools.partial, and what imitates it
         else:
             break
     if isinstance(value, type):

@@ -186,13 +186,14 @@ class _Desk:
         if job.place is not None:
             _state.follow(job.place, job.threads)
         try:
-            self._task = inherited[job.task] if isinstance(job.task, int) else unpack(job.task)
+            task = inherited[job.task] if isinstance(job.task, int) else unpack(job.task)
         except UNTRUSTED as error:
             self._refused = Refusal(job.number, None, "function", _captured(error))
             return
-        _state.share(initialized, self._task[1])
+        self._task, fn = task, task[1]
+        _state.share(initialized, fn)
         if job.facts is not None:
-            mine = _state.facts(self._task[1], code_only=seat.initializer is not None)
+            mine = _state.facts(fn, code_only=seat.initializer is not None)
             if mine != job.facts:
                 self._refused = Refusal(job.number, None, "facts", None, mine)
 
