@@ -29,6 +29,13 @@ class Results(itertools.chain[T], Generic[T]):
 
     Attributes:
         report: what was decided and why, and what it came to so far (see `Report`).
+
+    Examples:
+        >>> squares = pmap(lambda x: x * x, range(5))
+        >>> next(squares), list(squares)
+        (0, [1, 4, 9, 16])
+        >>> squares.report.items
+        5
     """
 
     report: Report
@@ -39,6 +46,11 @@ class Results(itertools.chain[T], Generic[T]):
         """End the call: no more results; items that have not begun do not begin.
 
         Happens by itself when the iterator is exhausted, or is dropped.
+
+        Examples:
+            >>> squares = pmap(lambda x: x * x, range(5))
+            >>> next(squares), squares.close(), list(squares)
+            (0, None, [])
         """
         self._batches.close()
 
@@ -149,8 +161,11 @@ def pmap(
         TimeoutError: at the position of an item that took longer than `task_timeout`.
         Exception: whatever `fn` or an iterable raises, at its position; a note names the item.
 
-    >>> list(pmap(lambda x: x * x, range(5)))
-    [0, 1, 4, 9, 16]
+    Examples:
+        >>> list(pmap(lambda x: x * x, range(5)))
+        [0, 1, 4, 9, 16]
+        >>> list(pmap(int, ["1", "two"], return_exceptions=True))
+        [1, ValueError("invalid literal for int() with base 10: 'two'")]
     """
     if not iterables:
         raise TypeError("pmap() must have at least two arguments: a function and an iterable")
@@ -183,8 +198,9 @@ def pstarmap(
         **options: as for `pmap`, with the same meaning and defaults; see there also for what is
             returned and raised.
 
-    >>> list(pstarmap(pow, [(2, 5), (3, 2)]))
-    [32, 9]
+    Examples:
+        >>> list(pstarmap(pow, [(2, 5), (3, 2)]))
+        [32, 9]
     """
     checked = settings("pstarmap", options, return_exceptions)
     inputs = Inputs([iter(iterable)], strict=False)

@@ -19,7 +19,7 @@ BOXES = [
     (400, 70, 170, "serial or parallel?", "two times compared", False),
     (200, 190, 170, "the rest, here", "at the speed of map", False),
     (400, 190, 170, "chunks are cut", "by time, not by count", False),
-    (640, 190, 170, "workers, kept warm", "each item, each outcome", True),
+    (640, 190, 170, "warm workers", "each item, each outcome", True),
     (20, 310, 150, "your for loop", "in order, as map", False),
     (400, 310, 170, "put in order", "what died is run again", False),
 ]
@@ -32,7 +32,7 @@ ARROWS = [
     ("M455 128 V160 H285 V182", "serial", 350, 153),
     ("M515 128 V182", "parallel", 524, 160),
     ("M570 210 H632", "", 0, 0),
-    ("M725 248 V339 H578", "results, errors", 640, 331),
+    ("M725 248 V339 H578", "results, errors", 622, 331),
     ("M400 339 H178", "", 0, 0),
     ("M285 248 V326 H178", "", 0, 0),
     ("M230 128 V160 H95 V302", "the first results", 106, 152),
@@ -61,8 +61,8 @@ def picture() -> str:
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 830 400" role="img"
  font-family="system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif">
 <title>One call of pmap, front to back</title>
-<style>.title{{font-size:15px;font-weight:600;fill:{INK};text-anchor:middle}}
-.note{{font-size:12.5px;fill:{PALE};text-anchor:middle}}
+<style>.title{{font-size:13.5px;font-weight:600;fill:{INK};text-anchor:middle}}
+.note{{font-size:12px;fill:{PALE};text-anchor:middle}}
 .label{{font-size:12.5px;fill:{PALE}}} .side{{font-size:13px;fill:{PALE};letter-spacing:.06em}}</style>
 <defs><marker id="head" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7"
  orient="auto"><path d="M0 0 L10 5 L0 10 z" fill="{INK}"/></marker></defs>
