@@ -16,6 +16,7 @@ One call, front to back, by the rooms it goes through:
       5 _flow       cut chunks to measure, keep every worker fed; until
                     workers answer, the caller has chunks of its _own      -> Chunk
                     _transport.pack, large data into _files                -> Parcel
+                    (_carry helps cloudpickle)
                     _line carries it, as one of the _messages              -> Work
       ========================= process wall ===========================
       6 _worker     the same state? (_state) then run each item (_outcome) -> Answer

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 from parmap import _costs
 from parmap._inputs import Inputs
-from parmap._outcome import Mapper, note, run_batch
+from parmap._outcome import UNTRUSTED, Mapper, note, run_batch
+
+P = TypeVar("P")
 
 
 class Options(TypedDict, total=False):
@@ -299,10 +301,24 @@ class Call(NamedTuple):
 
         from parmap._transport import dumps_by_value
 
+        pair = (self.settings.initializer, self.settings.initargs)
         try:
-            return dumps_by_value((self.settings.initializer, self.settings.initargs))
+            return self.carried(lambda: dumps_by_value(pair))
         except (pickle.PicklingError, TypeError, AttributeError) as error:
             raise TypeError(
                 f"initializer {self.settings.initializer!r} and its initargs cannot be sent to "
                 f"a worker: {error}"
             ) from error
+
+    def carried(self, packed: Callable[[], P]) -> P:
+        """What `packed` gives; where something does not pickle, once more without the globals that
+        the initializer set here and will set there."""
+        try:
+            return packed()
+        except UNTRUSTED as error:
+            if self.settings.initializer is None or isinstance(error, OSError):
+                raise
+        from parmap import _carry
+
+        with _carry.leaving_out(self.settings.initializer):
+            return packed()

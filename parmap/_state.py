@@ -164,6 +164,11 @@ def share(names: dict[str, Any], fn: Callable[..., Any]) -> None:
             function.__globals__.update(names)
 
 
+def assigned(fn: Callable[..., Any]) -> frozenset[str]:
+    """Names that the code of `fn` assigns, globals among them."""
+    return frozenset[str]().union(*(_read(each.__code__).assigned for each in _functions_in(fn)))
+
+
 def _file_of(cls: type) -> str:
     return getattr(sys.modules.get(cls.__module__), "__file__", None) or _STDLIB
 

@@ -90,12 +90,11 @@ def dumps(obj: Any, buffers: list[memoryview] | None = None, *, shares_main: boo
 
 
 def dumps_by_value(obj: Any, buffers: list[memoryview] | None = None) -> bytes:
-    import cloudpickle
+    from parmap import _carry
 
     if buffers:
         buffers.clear()
-    data: bytes = cloudpickle.dumps(obj, protocol=5, buffer_callback=_out_of_band(buffers))
-    return data
+    return _carry.dumps(obj, _out_of_band(buffers))
 
 
 def _out_of_band(buffers: list[memoryview] | None) -> Callable[[pickle.PickleBuffer], bool] | None:

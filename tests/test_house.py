@@ -55,6 +55,7 @@ ROOMS = [
     "_line",
     "_transport",
     "_files",
+    "_carry",
     "_state",
     "errors",
 ]
@@ -84,7 +85,7 @@ CALLERS = {
 
 # The rooms where each of these may be known; nothing else that is not of the standard library is.
 THIRD_PARTIES = {
-    "cloudpickle": {"_transport", "_boot", "_carriers"},
+    "cloudpickle": {"_carry", "_boot", "_carriers"},
     "tqdm": {"_progress"},
     "matplotlib": {"_crossover"},
     "multiprocessing": {

@@ -253,6 +253,68 @@ def test_the_same_program_in_a_notebook_prints_the_same(place: Place, method: st
     assert eventually(lambda: not place.processes())
 
 
+CACHES = """\
+from functools import cache, lru_cache
+from parmap import pmap
+
+@cache
+def fib(n):
+    return n if n < 2 else fib(n - 1) + fib(n - 2)
+
+class Table:
+    @lru_cache(maxsize=2)
+    def doubled(self, n):
+        return 2 * n
+
+two = dict(parallel=True, max_workers=2)
+print(list(pmap(fib, [10, 20, 30], **two)))
+print(list(pmap(lambda n: fib(n) + 1, [10, 20], **two)))
+print(list(pmap(Table().doubled, [1, 2], **two)))
+print(list(pmap(lambda n: fib.cache_parameters()["maxsize"], [1], **two)))
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_functions_with_a_cache_cross_from_a_script(place: Place, method: str) -> None:
+    """pickle knows them by their name in `__main__`, which no worker has."""
+    code, out, err = place.run(place.file(CACHES), method=method)
+    assert (code, err) == (0, "")
+    assert out == "[55, 6765, 832040]\n[56, 6766]\n[2, 4]\n[None]\n"
+
+
+INITIALIZED = """\
+import sqlite3
+from parmap import pmap
+
+connection = None
+calls = 0
+
+def connect(name):
+    global connection, calls
+    connection = sqlite3.connect(name)
+    calls += 1
+
+def squared(n):
+    return connection.execute("select ? * ?", (n, n)).fetchone()[0], calls
+
+connect(":memory:")
+results = pmap(squared, range(3), parallel=True, initializer=connect, initargs=(":memory:",))
+print([square for square, _ in results], results.report.mode)
+try:
+    list(pmap(squared, range(3), parallel=True))
+except TypeError as error:
+    print("sqlite3.Connection" in str(error))
+"""
+
+
+def test_what_an_initializer_makes_in_each_process_need_not_pickle(place: Place) -> None:
+    """It was made here too, for the items that run here, and stands among the function's globals.
+    Without the initializer it could not be made there, and that is still an error."""
+    code, out, err = place.run(place.file(INITIALIZED))
+    assert (code, err) == (0, "")
+    assert out == "[0, 1, 4] parallel\nTrue\n"
+
+
 # ------------------------------------------------------------------ the end of a program
 
 
