@@ -56,7 +56,8 @@ def docs(session: nox.Session) -> None:
     if session.posargs == ["serve"]:
         session.run("mkdocs", "serve")
     else:
-        session.run("mkdocs", "build", "--strict", "--quiet")
+        quiet = {"NO_MKDOCS_2_WARNING": "1"}  # a banner of the theme about its successor
+        session.run("mkdocs", "build", "--strict", "--quiet", env=quiet)
 
 
 @nox.session

@@ -102,6 +102,9 @@ THIRD_PARTIES = {
     },
 }
 
+# The rooms that may ask which system this is.
+PLATFORMS = {"_processes", "_line", "_watch", "_worker", "_transport", "_costs"}
+
 OPTIONS = list(_call.Settings.__annotations__)
 
 # Lines of a function, without its docstring and decorators; more do not fit one look.
@@ -159,6 +162,16 @@ def test_third_parties_live_in_their_rooms(room: str) -> None:
     assert strangers <= set(THIRD_PARTIES)
     for name in outside & set(THIRD_PARTIES):
         assert room in THIRD_PARTIES[name], f"{name} is not to be known in {room}"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_platforms_differ_only_where_processes_are_made_and_bytes_moved(room: str) -> None:
+    """Linux is what is tested; what differs elsewhere has to be found in few places."""
+    names = {
+        ast.unparse(node) for node in ast.walk(source(room)) if isinstance(node, ast.Attribute)
+    }
+    if room not in PLATFORMS:
+        assert names & {"sys.platform", "os.name", "platform.system"} == set()
 
 
 # ------------------------------------------------------------------ what is loaded when
