@@ -125,12 +125,14 @@ def crossover(fn: Callable[[Any], Any], item: Any) -> Crossover:
         A `Crossover`: rows of seconds, the crossing, and what starting workers took.
 
     Raises:
-        What `fn` raises, and what `pmap(parallel=True)` raises where there can be no workers.
+        Exception: what `fn` raises, and what `pmap(parallel=True)` raises where there can be no
+            workers.
 
-    >>> from parmap import crossover
-    >>> measured = crossover(sum, range(10_000))
-    >>> measured.rows[0].items
-    1
+    Examples:
+        >>> from parmap import crossover
+        >>> measured = crossover(sum, range(10_000))
+        >>> measured.rows[0].items
+        1
     """
     name = getattr(fn, "__qualname__", None) or repr(fn)
     workers, _ = _machine.usable_cores()

@@ -269,6 +269,12 @@ def shutdown() -> None:
 
     Happens by itself when a worker has been idle for a minute, and when the interpreter exits.
     Calls in progress lose their workers: do not call it while another thread iterates a `pmap`.
+
+    Examples:
+        >>> from parmap import pmap, shutdown
+        >>> sum(pmap(abs, range(-9, 1), parallel=True, max_workers=1))
+        45
+        >>> shutdown()
     """
     global _store
     with _lock:

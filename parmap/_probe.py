@@ -56,14 +56,14 @@ class Probe:
         closer: the next items are to be weighed, and timed with care: a plan depends on it.
     """
 
-    items = 0
-    seconds = 0.0
-    each = 0.0
-    waiting = 0.0
-    transfer = 0.0
-    obstacle = ""
-    weighed = False
-    closer = False
+    items: int = 0
+    seconds: float = 0.0
+    each: float = 0.0
+    waiting: float = 0.0
+    transfer: float = 0.0
+    obstacle: str = ""
+    weighed: bool = False
+    closer: bool = False
 
     def add(self, count: int, seconds: float) -> None:
         if not count:

@@ -19,7 +19,8 @@ class Report:
         reason: why, in words.
         workers: processes (or slots of an executor) in use; 0 when serial.
         start_method: "forkserver", "spawn", "fork", or the executor's type; "" when serial.
-        items: run so far; items_here: how many of them in the calling process.
+        items: run so far.
+        items_here: how many of them in the calling process.
         chunks: sent to workers.
         seconds_per_item: mean time of one item.
         waiting: share of that time in which no processor was used, 0 to 1.
@@ -27,18 +28,28 @@ class Report:
         seconds: from the first `next` until now or the end.
         item_seconds: what all items took, added up, wherever they ran.
         worker_deaths: workers lost in this call.
+        serial_seconds: what the items run so far would have taken one after the other.
+        speedup: serial_seconds over seconds; 1 for a serial call.
+
+    Examples:
+        >>> from parmap import pmap
+        >>> squares = pmap(lambda x: x * x, range(5))
+        >>> list(squares)
+        [0, 1, 4, 9, 16]
+        >>> squares.report.mode, squares.report.items
+        ('serial', 5)
     """
 
-    mode = "not started"
-    reason = "nothing was asked of the iterator yet"
-    workers = 0
-    start_method = ""
-    chunks = 0
-    bytes_moved = 0
-    worker_deaths = 0
+    mode: str = "not started"
+    reason: str = "nothing was asked of the iterator yet"
+    workers: int = 0
+    start_method: str = ""
+    chunks: int = 0
+    bytes_moved: int = 0
+    worker_deaths: int = 0
 
     def __init__(self) -> None:
-        self.probe = Probe()
+        self.probe: Probe = Probe()
         self._items_away = 0
         self._seconds_away = 0.0
         self._began: float | None = None

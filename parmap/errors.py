@@ -23,6 +23,14 @@ class WorkerDied(BrokenExecutor):
         index: position of the item in the input, from 0; None where no item was running.
         exitcode: as `multiprocessing.Process.exitcode`: -9 for SIGKILL, 1 for `os._exit(1)`;
             None where the system could not tell.
+
+    Examples:
+        >>> import os
+        >>> from parmap import pmap
+        >>> options = {"parallel": True, "max_workers": 1, "return_exceptions": True}
+        >>> (died,) = pmap(os._exit, [3], **options)
+        >>> type(died).__name__, died.index, died.exitcode
+        ('WorkerDied', 0, 3)
     """
 
     def __init__(self, message: str, index: int | None = None, exitcode: int | None = None):
@@ -56,7 +64,15 @@ class WorkerDied(BrokenExecutor):
 
 
 class RemoteTraceback(Exception):  # noqa: N818  (the name the standard library's pools use)
-    """The `__cause__` of an exception that was raised in a worker: its traceback, as text."""
+    """The `__cause__` of an exception that was raised in a worker: its traceback, as text.
+
+    Examples:
+        >>> from parmap import pmap
+        >>> options = {"parallel": True, "max_workers": 1, "return_exceptions": True}
+        >>> (error,) = pmap(int, ["two"], **options)
+        >>> isinstance(error.__cause__, RemoteTraceback), "ValueError" in error.__cause__.text
+        (True, True)
+    """
 
     def __init__(self, text: str):
         super().__init__(text)

@@ -284,7 +284,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 
 def test_the_examples_in_docstrings_are_right() -> None:
     """They are the first thing anybody tries."""
-    for room in ("_api", "_crossover"):
+    for room in ("_api", "_crossover", "_pool", "_report", "errors"):
         done = doctest.testmod(importlib.import_module(f"parmap.{room}"))
         assert done.attempted > 0
         assert done.failed == 0
