@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from parmap import _machine
 from parmap._api import pmap
 from parmap._plan import in_words
+
+T = TypeVar("T")
 
 # Seconds that one way may take at one count; the next count would take twice that. Smaller ends
 # before cheap functions have crossed; larger keeps a person waiting.
@@ -111,7 +113,7 @@ class Crossover(NamedTuple):
         return ax
 
 
-def crossover(fn: Callable[[Any], Any], item: Any) -> Crossover:
+def crossover(fn: Callable[[T], object], item: T) -> Crossover:
     """Measure from how many items on `fn` is sooner done in parallel.
 
     Runs `map(fn, [item] * n)` and `pmap(fn, [item] * n, parallel=True)` for n = 1, 2, 4, ... until

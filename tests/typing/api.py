@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any, assert_type
 
-from parmap import Report, WorkerDied, pmap, pstarmap, shutdown
+from parmap import Crossover, Report, WorkerDied, crossover, pmap, pstarmap, shutdown
 
 
 def one(a: int) -> str:
@@ -110,6 +110,12 @@ def right(
     assert_type(full.report.mode, str)
     full.close()
     shutdown()
+
+
+def measured(flag: bool) -> None:
+    assert_type(crossover(one, 3), Crossover)
+    assert_type(crossover(one, 3).crossing, int | None)
+    crossover(one, "3")  # type: ignore[arg-type]
 
 
 def died(error: WorkerDied) -> tuple[int | None, int | None]:
