@@ -13,7 +13,7 @@ from typing import Any
 try:
     from resource import RUSAGE_THREAD, getrusage
 except ImportError:  # not on Linux
-    getrusage = None  # type: ignore[assignment]
+    RUSAGE_THREAD, getrusage = 0, None  # type: ignore[assignment,misc]
 
 from parmap._call import Call
 from parmap._outcome import UNTRUSTED, emptying, raising, run_batch, stopped
