@@ -58,7 +58,9 @@ def programs(pages: list[Path]) -> list[object]:
             if language == "python":
                 after = blocks[position + 1 : position + 2]
                 output = after[0][2] if after and after[0][:2] == ("text", "") else None
-                found.append(pytest.param(text, output, id=f"{page.stem}-{position}", marks=needs(page.stem)))
+                found.append(
+                    pytest.param(text, output, id=f"{page.stem}-{position}", marks=needs(page.stem))
+                )
     return found
 
 
