@@ -109,14 +109,14 @@ class Engine(Protocol):
     def hungry(self, low: int) -> Any:
         """A worker with fewer than `low` chunks, or None."""
 
-    def full(self, worker: Any) -> bool:
+    def full(self, worker: Any, /) -> bool:
         """Whether it can take no further chunk now."""
         return False
 
-    def send(self, chunk: Chunk, worker: Any) -> None:
+    def send(self, chunk: Chunk, worker: Any, /) -> None:
         """Send it one more. Raises what pickling the items raises."""
 
-    def flush(self, worker: Any) -> None:
+    def flush(self, worker: Any, /) -> None:
         """Nothing more is sent to it for now."""
 
     def wait(self, seconds: float | None) -> list[Event]:
