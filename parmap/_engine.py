@@ -148,7 +148,8 @@ class LocalEngine:
         if parcel.tray:
             self._store.open_tray()
         chunk.origin, chunk.inline_bytes = chunk.start, len(parcel.payload)
-        chunk.nbytes, chunk.bulk, chunk.path = parcel.nbytes, parcel.bulk, parcel.path
+        chunk.nbytes, chunk.bulk = parcel.nbytes, parcel.bulk(len(chunk.items))
+        chunk.path = parcel.path
         if worker.job != self._job_number:
             self._tell_job(worker)
         self._queues[worker].append(chunk)

@@ -196,7 +196,9 @@ class Flow:
         size = self._chunksize(left := self._left())
         workers, cost = self._engine.workers, self._engine.chunk_cost
         low, most = _plan.depths(size, self.seconds_per_item, left, workers, cost)
-        return (min(low, 2),) * 2 if size * self._bulk_each > WAKE_BYTES else (low, most)
+        if size * self._bulk_each > WAKE_BYTES:
+            low = most = min(low, 2)
+        return low, most
 
     def _next_chunk(self) -> Chunk | None:
         left = self._left()
@@ -286,7 +288,7 @@ class Flow:
         if count:
             each, before = answer.seconds / count, self.seconds_per_item
             self.seconds_per_item = (before + each) / 2 if before else each
-            back = sum(o.bulk for _, o in answer.groups if isinstance(o, Parcel))
+            back = sum(o.bulk(n) for n, o in answer.groups if isinstance(o, Parcel))
             moved = back / count + chunk.bulk / max(1, len(chunk.items))
             self._bulk_each = max(moved, self._bulk_each / 2)
 

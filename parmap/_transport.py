@@ -36,6 +36,10 @@ GARBAGE_BYTES = 4_096
 # thousand); larger sends more chunks.
 PICKLE_WEIGHT = 64
 
+# Bytes of an item's pickle that count as small objects; what it has beyond is taken for one long
+# string. Smaller lets the memo grow; larger makes strings of 20 kB travel by the half dozen.
+SMALL_BYTES = 1024
+
 
 class Parcel(NamedTuple):
     """Pickled objects, ready to cross.
@@ -58,10 +62,9 @@ class Parcel(NamedTuple):
     def nbytes(self) -> int:
         return len(self.payload) + sum(self.sizes) if self.sizes else len(self.payload)
 
-    @property
-    def bulk(self) -> int:
-        """Bytes as they count for the size of a chunk: what is pickled, for more."""
-        pickled = len(self.payload) or self.sizes[0]
+    def bulk(self, items: int) -> int:
+        """Bytes as they count for the size of a chunk: those of small objects count for more."""
+        pickled = min(len(self.payload) or self.sizes[0], items * SMALL_BYTES)
         return self.nbytes + PICKLE_WEIGHT * pickled
 
     def discard(self) -> None:

@@ -103,7 +103,7 @@ THIRD_PARTIES = {
 }
 
 # The rooms that may ask which system this is.
-PLATFORMS = {"_processes", "_line", "_watch", "_worker", "_transport", "_costs"}
+PLATFORMS = {"_processes", "_line", "_watch", "_worker", "_transport", "_files", "_costs"}
 
 OPTIONS = list(_call.Settings.__annotations__)
 
