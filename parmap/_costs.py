@@ -1,4 +1,4 @@
-"""What was measured before: the costs of workers on this machine, and of functions in this process.
+"""What was measured before: what workers cost on this machine, and functions in this process.
 
 The machine's costs are kept in a small file in the user's cache directory, so that the first
 decision of a script rests on a measurement too. The file is a convenience: where it is missing,
@@ -26,6 +26,8 @@ class Costs(NamedTuple):
         hire: one more worker than the first two.
         call: fixed cost of a call on warm workers, there and back.
         chunk: one more chunk, on both sides of the wall.
+        crowding: not seconds, but how many times longer an item computes while all cores are busy;
+            cores that share a processor's units, or a cache, get into each other's way.
     """
 
     start: float = 0.025
@@ -33,6 +35,7 @@ class Costs(NamedTuple):
     hire: float = 0.005
     call: float = 0.5e-3
     chunk: float = 40e-6
+    crowding: float = 1.1
 
 
 # Share of a new measurement in what is remembered. Smaller learns slowly; larger believes a moment
@@ -45,13 +48,16 @@ MOST_CHANGE = 3.0
 # What is remembered is at most this many times more, or less, than what is built in.
 FARTHEST = 8.0
 
+# Crowding that is believed at the most; two workers then still do 1.18 times the work of one.
+MOST_CROWDING = 1.7
+
 # Seconds after which the file is out of date: machines get other neighbours and interpreters.
 FILE_SECONDS = 30 * 86_400
 
 # Functions whose cost is remembered in this process. Each keeps a code object alive.
 MOST_FUNCTIONS = 256
 
-_VERSION = 1
+_VERSION = 2
 _costs: Costs | None = None
 _changed = False
 
@@ -74,6 +80,12 @@ def measured(**seconds: float) -> None:
         # Never so much that no call would be parallel any more, and nothing be measured again.
         known[name] = min(max(learned, built_in[name] / FARTHEST), built_in[name] * FARTHEST)
     _costs, _changed = Costs(**known), True
+
+
+def crowded(ratio: float) -> None:
+    """Take into account that items took so many times longer in workers than alone. Bounded: two
+    workers are always worth something, or nothing would be measured again."""
+    measured(crowding=min(max(ratio, 1.0), MOST_CROWDING))
 
 
 def remember() -> None:

@@ -21,10 +21,8 @@ if TYPE_CHECKING:
     from parmap._executors import ExecutorEngine
     from parmap._flow import Flow
 
-# Seconds the rest must be expected to take before a plan is worth making, with and without warm
-# workers: no parallel call was ever sooner done than these. Smaller makes plans, 0.2 ms each, that
-# can come to nothing; larger misses work that would gain.
-WORTH_WARM = 0.4e-3
+# Seconds the rest must be expected to take before a cold start is thought of at all: no start was
+# ever made up for in less. Smaller reads what is remembered, 0.2 ms, for calls that are over soon.
 WORTH_COLD = 30e-3
 
 
@@ -83,10 +81,13 @@ class Decision:
             s.initializer(*s.initargs)
 
     def _worth(self) -> float:
-        """Seconds that must be left for a plan to be worth making."""
+        """Seconds that must be left for a plan to be worth making: no parallel call is shorter than
+        what it has to wait for."""
         if self._call.settings.executor is not None:
             return WORTH_COLD
-        return WORTH_WARM if self._warm() else max(WORTH_WARM, WORTH_COLD - _costs.missed())
+        if self._warm():
+            return 2 * _costs.costs().call
+        return max(2 * _costs.Costs().call, WORTH_COLD - _costs.missed())
 
     def _stay(self) -> bool:
         """Between two batches: go on here? A few comparisons, unless there is enough left."""
@@ -236,14 +237,15 @@ class Decision:
 
     def _learn(self) -> None:
         """Keep for later calls what this one has shown."""
-        probe = self._probe
+        probe, each = self._probe, self._report.seconds_per_item
         if self._flow is not None:
-            probe.each = self._flow.seconds_per_item or probe.each
+            if self._call.settings.executor is None:
+                self._report.learn_crowding()
             _costs.remember()
-        if probe.weighed and not probe.obstacle:
-            _costs.keep(self._call.fn, _costs.Known(probe.each, probe.waiting, probe.transfer))
+        if each and probe.weighed and not probe.obstacle:
+            _costs.keep(self._call.fn, _costs.Known(each, probe.waiting, probe.transfer))
         if self._flow is None and self._call.settings.parallel is None and not self._final:
-            gain = probe.items * (probe.each - probe.transfer) / 2  # with two workers, at the least
+            gain = probe.items * (each - probe.transfer) / 2  # with two workers, at the least
             local = self._call.settings.executor is None
-            if gain > WORTH_WARM and local and not self._warm():
+            if gain > _costs.Costs().call and local and not self._warm():
                 _costs.miss(gain)

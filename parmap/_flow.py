@@ -39,7 +39,7 @@ MOST_AHEAD = 50_000
 # Of that, what a worker may have before any result was handed out; two more come with each that
 # was, and it doubles while workers wait for one slow item, at most each TICK. Where the input does
 # not say how long it is it may be endless, and five results should cost a few dozen inputs.
-FIRST_AHEAD = 1024
+FIRST_AHEAD = 16_384
 FIRST_AHEAD_UNKNOWN = 8
 MOST_BYTES_AHEAD = 128 * 2**20
 
@@ -65,6 +65,7 @@ class Flow:
         self._report = report
         self.seconds_per_item = report.probe.each  # of late; 0 while nothing is known
         self._bulk_each = 0.0
+        self._fed = False  # no worker has room, and nothing was heard since
         self._window = Window(call.settings, report)
         self._again = self._window.again
         # The caller goes on with items until a worker has answered. Not where the user asked for
@@ -157,6 +158,7 @@ class Flow:
     def _hear(self, limit: float | None) -> bool:
         """Take what happened, or happens within `limit` seconds; whether anything did."""
         events = self._engine.wait(limit)
+        self._fed = False
         for event in events:
             self._note(event)
         return bool(events)
@@ -165,7 +167,7 @@ class Flow:
 
     def _feed(self) -> None:
         """Send chunks while workers have room and the consumer is not too far behind."""
-        if self.unavailable is not None:
+        if self.unavailable is not None or (self._fed and not self._again):
             return
         engine = self._engine
         if self._helps and engine.retired:
@@ -186,6 +188,7 @@ class Flow:
                     break
             engine.flush(worker)
             low, most = self._depths()  # chunks get smaller as less is left
+        self._fed = True
 
     def _left(self) -> int | None:
         """Items that were not sent yet, where the input says how many it has."""
@@ -230,8 +233,10 @@ class Flow:
 
     def _cut(self, size: int, left: int | None) -> Chunk | None:
         """Draw a chunk; None when the window is full, or the input gave nothing."""
-        size = min(size, self._space(left))
-        inputs = self._call.inputs
+        space, inputs = self._space(left), self._call.inputs
+        if space < size // 2 and self._window.ahead:
+            return None  # better a whole chunk a moment later than crumbs now
+        size = min(size, space)
         if size < 1 or inputs.finished or self._window.input_failed:
             return None
         chunk, start = None, inputs.drawn

@@ -20,12 +20,13 @@ MOST_WAITING_WORKERS = 32
 WAITING_SHARE = 0.3
 
 # How much shorter parallel must be than serial before it is chosen. At 1 every wrong estimate
-# costs; lower, and work that would gain a little stays serial. From benchmarks/no_regret.py.
+# costs; lower, and work that would gain a little stays serial. Short calls have to gain the cost of
+# a call besides, for that is what varies. From benchmarks/no_regret.py.
 MARGIN = 0.92
 
-# Seconds of work a chunk is cut to. A chunk costs some 25 us in the caller, so this keeps the
+# Seconds of work a chunk is cut to. A chunk costs 25 to 100 us in the caller, so this keeps the
 # overhead near 1 %; smaller raises that, larger makes the last chunks end apart.
-CHUNK_SECONDS = 2.5e-3
+CHUNK_SECONDS = 5e-3
 
 # Seconds of work in a chunk for each worker there is, at the least: a caller that needs 25 us for
 # a chunk is then busy half of its time. Smaller, and hundreds of workers wait for their caller;
@@ -111,7 +112,7 @@ def make_plan(f: Facts) -> Plan:
         return Plan(True, workers, 3, "parallel=True", serial, parallel)
     if workers < 2:
         return Plan(False, 0, 4, "there is one worker at the most", serial, parallel)
-    if parallel > MARGIN * serial:
+    if parallel + f.costs.call > MARGIN * serial:
         return Plan(False, 0, 5, _comparison(f, serial, parallel), serial, parallel)
     return Plan(True, workers, 6, _comparison(f, serial, parallel), serial, parallel)
 
@@ -148,7 +149,9 @@ def _parallel(f: Facts, workers: int) -> float:
         return start + serial
     share = 1 - boot / serial if serial else 1.0
     chunks = (serial + moved) / CHUNK_SECONDS * f.costs.chunk
-    speed = max(1.0, min(workers, f.cores / max(1.0 - f.waiting, 1e-9)))
+    busy = max(1.0 - f.waiting, 1e-9)
+    crowding = 1.0 if f.waiting > WAITING_SHARE or workers == 1 else f.costs.crowding
+    speed = max(1.0, min(workers, f.cores / busy) / crowding)
     together = share * (serial + moved + chunks) / speed
     rounds = math.ceil(share * f.expected / workers) * f.seconds_per_item
     hire = f.costs.hire * max(0, hired)
@@ -169,6 +172,12 @@ def _comparison(f: Facts, serial: float, parallel: float) -> str:
 CHUNK_WORTH = 25
 
 
+# Seconds of work in a chunk at the least, also at the end. A chunk keeps caller and worker busy for
+# 40 us, and longer where both have to be woken on cores that have other work. Smaller sends ever
+# smaller chunks; larger lets the last worker end that much later. From benchmarks/no_regret.py.
+LEAST_SECONDS = 300e-6
+
+
 def chunk_size(
     seconds_per_item: float,
     left: int | None,
@@ -183,7 +192,8 @@ def chunk_size(
     each = max(seconds_per_item, 1e-9)
     size = max(CHUNK_SECONDS, CHUNK_WORTH * chunk_cost, workers * CALLER_SECONDS) / each
     if left is not None:
-        size = min(size, max(left / (TAPER * workers), chunk_cost / each))
+        least = min(max(chunk_cost, LEAST_SECONDS) / each, math.ceil(left / workers))
+        size = min(size, max(left / (TAPER * workers), least))
     if bytes_per_item:
         size = min(size, CHUNK_BYTES / bytes_per_item)
     return max(1, min(int(size), MOST_CHUNK))

@@ -38,6 +38,10 @@ WAIT_SECONDS = 200e-6
 # longer than it tells.
 WEIGH_ITEMS = 64
 
+# Seconds up to which items are weighed twice. Smaller would take the import of pickle for the cost
+# of an item; larger would do twice what is dear.
+AGAIN_SECONDS = 5e-3
+
 # Bytes that are copied to know what copying costs. Smaller would measure a cache; larger takes
 # longer than 0.2 ms.
 SAMPLE_BYTES = 2**20
@@ -75,25 +79,35 @@ class Probe:
 
     def weigh(self, items: Sequence[Any], values: Sequence[Any]) -> None:
         """Measure what it costs to send these items and to get these values back, each."""
-        import pickle
-
-        from parmap._transport import dumps
-
         self.weighed = True
         buffers: list[memoryview] = []
-        began = perf_counter()
         try:
-            for things in (items, values):
-                few: list[memoryview] = []
-                data = dumps(things, few)
-                buffers += few
-                if not few:
-                    pickle.loads(data)
+            seconds = _there_and_back((items, values), buffers)
+            if seconds < AGAIN_SECONDS:  # the first time is of imports and cold memory
+                buffers.clear()
+                fixed = _there_and_back(([], []), [])
+                seconds = max(0.0, _there_and_back((items, values), buffers) - fixed)
         except UNTRUSTED as error:
             self.obstacle = f"items or results cannot be sent: {type(error).__name__}: {error}"
-        seconds = perf_counter() - began
+            return
         # Buffers were not copied by that, but will be: once into memory, and read from there.
         self.transfer = (seconds + 2 * _copy_seconds(buffers)) / len(items)
+
+
+def _there_and_back(both: Sequence[Sequence[Any]], buffers: list[memoryview]) -> float:
+    """Seconds to pickle and load these; what they have of large buffers is added to `buffers`."""
+    import pickle
+
+    from parmap._transport import dumps
+
+    began = perf_counter()
+    for things in both:
+        large: list[memoryview] = []
+        data = dumps(things, large)
+        buffers += large
+        if not large:
+            pickle.loads(data)
+    return perf_counter() - began
 
 
 def _copy_seconds(buffers: Sequence[memoryview]) -> float:

@@ -6,6 +6,7 @@ import sys
 from time import perf_counter
 from typing import Any
 
+from parmap._costs import costs, crowded
 from parmap._outcome import short_repr
 from parmap._plan import WAITING_SHARE, in_words
 from parmap._probe import Probe
@@ -26,7 +27,7 @@ class Report:
         waiting: share of that time in which no processor was used, 0 to 1.
         bytes_moved: pickled items and results that crossed to and from workers.
         seconds: from the first `next` until now or the end.
-        item_seconds: what all items took, added up, wherever they ran.
+        item_seconds: what all items would take one after the other, with the machine to themselves.
         worker_deaths: workers lost in this call.
         serial_seconds: what the items run so far would have taken one after the other.
         speedup: serial_seconds over seconds; 1 for a serial call.
@@ -51,7 +52,7 @@ class Report:
     def __init__(self) -> None:
         self.probe: Probe = Probe()
         self._items_away = 0
-        self._seconds_away = 0.0
+        self._seconds_waiting = self._seconds_computing = 0.0  # in workers
         self._began: float | None = None
         self._ended: float | None = None
 
@@ -71,7 +72,11 @@ class Report:
 
     @property
     def item_seconds(self) -> float:
-        return self.probe.seconds + self._seconds_away
+        seconds = self.probe.seconds + self._seconds_waiting
+        if self._seconds_computing:
+            crowding = costs().crowding if self.workers > 1 else 1.0
+            seconds += self._seconds_computing / crowding
+        return seconds
 
     @property
     def waiting(self) -> float:
@@ -92,10 +97,20 @@ class Report:
             if logger.isEnabledFor(logging.DEBUG):
                 logger.debug("%s: %s", short_repr(fn), "; ".join(str(self).splitlines()))
 
-    def add(self, items: int, seconds: float) -> None:
-        """Count items that came from workers."""
+    def add(self, items: int, seconds: float = 0.0, cpu_seconds: float = 0.0) -> None:
+        """Count items that came from workers. Waiting takes as long alone; computing takes what it
+        used of a processor, however many workers shared it."""
         self._items_away += items
-        self._seconds_away += seconds
+        if cpu_seconds > (1 - WAITING_SHARE) / 2 * seconds:
+            self._seconds_computing += min(seconds, cpu_seconds)
+        else:
+            self._seconds_waiting += seconds
+
+    def learn_crowding(self) -> None:
+        """How much longer items took in workers side by side than here, if enough ran to tell."""
+        here, away = self.probe.items, self._items_away
+        if here and away > 2 * self.workers and self._seconds_computing > self._seconds_waiting:
+            crowded(self._seconds_computing / away / (self.probe.seconds / here))
 
     @property
     def seconds_per_item(self) -> float:
@@ -130,11 +145,3 @@ class Report:
         if self.worker_deaths:
             lines.append(f"{self.worker_deaths} workers died")
         return "\n".join(lines)
-
-
-def alone_seconds(seconds: float, cpu_seconds: float) -> float:
-    """What items would have taken one after the other: computing takes what it used of a processor,
-    however many workers shared it; waiting takes as long as it takes."""
-    if cpu_seconds > (1 - WAITING_SHARE) / 2 * seconds:
-        return min(seconds, cpu_seconds)
-    return seconds

@@ -15,7 +15,7 @@ from parmap._call import Settings
 from parmap._chunk import Chunk, Lost
 from parmap._outcome import UNTRUSTED, Failure, emptying, note, raising, rebuild
 from parmap._reasons import cannot_load
-from parmap._report import Report, alone_seconds
+from parmap._report import Report
 from parmap._transport import Parcel, unpack
 
 
@@ -54,7 +54,7 @@ class Window:
         chunk.done = chunk.got >= len(chunk.items)
         if answer.last and not chunk.done:  # the worker was told to stop
             self.split(chunk, [len(chunk.items) - chunk.got])
-        self._report.add(count, alone_seconds(answer.seconds, answer.cpu_seconds))
+        self._report.add(count, answer.seconds, answer.cpu_seconds)
         return count
 
     def taken(self) -> None:

@@ -59,8 +59,8 @@ def test_one_wild_measurement_changes_little(file: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "not numbers", "1 2 3", "1 nan 1 1 1 1", "1 -1 1 1 1 1", "1 1 1 1 1 1 1 1",
-     "99 0.1 0.1 0.1 0.1 0.1", "1 1e9 1 1 1 1", "\0" * 100],
+    ["", "not numbers", "2 2 3", "2 nan 1 1 1 1 1", "2 -1 1 1 1 1 1", "2 1 1 1 1 1 1 1 1",
+     "99 0.1 0.1 0.1 0.1 0.1 1", "2 1e9 1 1 1 1 1", "\0" * 100],
 )  # fmt: skip
 def test_a_broken_file_is_as_none(file: Path, text: str) -> None:
     written(file, text)
@@ -68,7 +68,7 @@ def test_a_broken_file_is_as_none(file: Path, text: str) -> None:
 
 
 def test_an_old_file_is_as_none(file: Path) -> None:
-    written(file, "1 0.1 0.1 0.1 0.1 0.1")
+    written(file, "2 0.1 0.1 0.1 0.1 0.1 1")
     assert _costs.costs().boot == 0.1
     old = time.time() - _costs.FILE_SECONDS - 1
     os.utime(file, (old, old))
