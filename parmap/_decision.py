@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 WORTH_COLD = 30e-3
 
 
+# Seconds of items that must have been seen for a plan. Smaller trusts the first few, which run on
+# cold caches, ten times as long as the others; larger delays work that could be shared.
+SEEN_SECONDS = 100e-6
+
+
 class Decision:
     """What is known and decided for one call, while it runs."""
 
@@ -92,7 +97,7 @@ class Decision:
     def _stay(self) -> bool:
         """Between two batches: go on here? A few comparisons, unless there is enough left."""
         probe = self._probe
-        if self._final or probe.items < self._next_look:
+        if self._final or probe.items < self._next_look or probe.seconds < SEEN_SECONDS:
             return True
         left = self._call.inputs.left()
         if (probe.items if left is None else left) * probe.each < self._worth():
