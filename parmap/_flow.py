@@ -39,7 +39,7 @@ MOST_AHEAD = 50_000
 # Of that, what a worker may have before any result was handed out; two more come with each that
 # was, and it doubles while workers wait for one slow item, at most each TICK. Where the input does
 # not say how long it is it may be endless, and five results should cost a few dozen inputs.
-FIRST_AHEAD = 16_384
+FIRST_AHEAD = 4096
 FIRST_AHEAD_UNKNOWN = 8
 MOST_BYTES_AHEAD = 128 * 2**20
 
