@@ -231,14 +231,15 @@ class Decision:
 
     def close(self, error: BaseException | None) -> None:
         """The call is over, whichever way. After Ctrl-C nothing may go on in the background."""
+        if sys.is_finalizing():
+            return  # all workers were ended at exit, and nothing can be imported any more
         if self._flow is not None:
             self._flow.discard()
         if self._engine is not None:
             self._engine.close(now=isinstance(error, KeyboardInterrupt))
         self._report.end(self._call.fn)
         self._progress.close(self._report.items)
-        if not sys.is_finalizing():
-            self._learn()
+        self._learn()
 
     def _learn(self) -> None:
         """Keep for later calls what this one has shown."""

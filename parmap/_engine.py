@@ -372,7 +372,7 @@ class LocalEngine:
 def _packed_task(call: Call, store: Store) -> Parcel:
     """The function, once for all workers. Raises TypeError where it does not pickle."""
     try:
-        return call.carried(lambda: pack((call.mapper, call.fn), store, by_value=True, shared=True))
+        return call.carried(lambda: pack((call.mapper, call.fn), store, shared=True))
     except UNTRUSTED as error:
         if isinstance(error, OSError):
             raise
