@@ -77,6 +77,13 @@ def clusters(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """What only shows over a long time; some minutes, once a night."""
+    install(session, "-e", ".", "--group", "test")
+    session.run("python", "-m", "pytest", "-q", "-m", "soak", *session.posargs)
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """Wheel and sdist into dist/; a part of the tests, from the sdist, against the wheel."""
     install(session, "build", "--group", "test")

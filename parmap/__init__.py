@@ -11,7 +11,8 @@ One call, front to back, by the rooms it goes through:
       3 _plan       + _machine: what we may use; _costs: what it takes;
                     _decision goes over                                    -> Plan
       4 _engine     lease warm workers from _pool, which hosts them in Pools;
-                    _handle is one of them; _hiring and _processes make it;
+                    _handle is one of them; _hiring and _processes make it,
+                    _quiet about it; _sweep cleans up after the killed;
                     _executors for who brings an executor, and _carriers to it
       5 _flow       cut chunks to measure, keep every worker fed; until
                     workers answer, the caller has chunks of its _own      -> Chunk
@@ -20,6 +21,7 @@ One call, front to back, by the rooms it goes through:
                     _line carries it, as one of the _messages              -> Work
       ========================= process wall ===========================
       6 _worker     the same state? (_state) then run each item (_outcome) -> Answer
+        _orphan     ends with its caller
         _remote     the same in a worker of somebody else's
       ========================= process wall ===========================
       7 _window     _watch who speaks or dies; unpack, put in order, hand out;
@@ -38,9 +40,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from parmap._api import Results, pmap, pstarmap
+    from parmap._api import Results, pmap, pstarmap, shutdown
     from parmap._crossover import Crossover, crossover
-    from parmap._pool import shutdown
     from parmap._report import Report
     from parmap.errors import RemoteTraceback, WorkerDied
 
@@ -66,7 +67,7 @@ _ROOMS = {
     "WorkerDied": "errors",
     "pmap": "_api",
     "pstarmap": "_api",
-    "shutdown": "_pool",
+    "shutdown": "_api",
 }
 
 

@@ -207,6 +207,23 @@ def pstarmap(
     return _start(Call(fn, itertools.starmap, inputs, checked), "pstarmap")
 
 
+def shutdown() -> None:
+    """End all workers of this process now. The next call that needs some starts new ones.
+
+    Happens by itself when a worker has been idle for a minute, and when the interpreter exits.
+    Calls in progress lose their workers: do not call it while another thread iterates a `pmap`.
+
+    Examples:
+        >>> from parmap import pmap, shutdown
+        >>> sum(pmap(abs, range(-9, 1), parallel=True, max_workers=1))
+        45
+        >>> shutdown()
+    """
+    end = getattr(sys.modules.get("parmap._pool"), "shutdown", None)
+    if end is not None:  # else no worker was ever wanted
+        end()
+
+
 def _start(call: Call, name: str) -> Results[Any]:
     report = Report()
     batches = _batches(call, report)

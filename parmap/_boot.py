@@ -15,7 +15,7 @@ import shutil
 import cloudpickle  # noqa: F401  (20 ms a worker)
 
 import parmap._hiring  # noqa: F401
-from parmap._files import default_places, directory_name
+from parmap._files import default_places, directory_name, namespace
 
 _server, _caller = os.getpid(), os.getppid()
 
@@ -26,7 +26,9 @@ def sweep() -> None:
     if os.getpid() != _server:
         return  # a worker that ends
     for place in default_places():
-        for directory in glob.glob(os.path.join(place, directory_name(_caller) + "*")):
+        for directory in glob.glob(
+            os.path.join(place, directory_name(_caller) + namespace() + "*")
+        ):
             if os.lstat(directory).st_uid == os.getuid():
                 shutil.rmtree(directory, ignore_errors=True)
     _remove_socket()

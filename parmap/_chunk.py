@@ -102,6 +102,10 @@ class Engine(Protocol):
     @property
     def chunk_cost(self) -> float: ...
 
+    def ours(self) -> bool:
+        """Whether this process may go on with it: a forked copy of the caller may not."""
+        return True
+
     def boot_left(self) -> float:
         """Seconds until a worker will be up."""
         return 0.0

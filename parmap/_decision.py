@@ -181,6 +181,7 @@ class Decision:
             self._cannot(str(error), error, quietly=True)
             return
         except (OSError, ImportError, RuntimeError) as error:
+            error.add_note("parmap: no workers could be started; parallel=None goes on without")
             self._cannot(f"no workers could be started: {type(error).__name__}: {error}", error)
             return
         self._report.mode = "parallel"
@@ -232,14 +233,24 @@ class Decision:
     def close(self, error: BaseException | None) -> None:
         """The call is over, whichever way. After Ctrl-C nothing may go on in the background."""
         if sys.is_finalizing():
-            return  # all workers were ended at exit, and nothing can be imported any more
-        if self._flow is not None:
-            self._flow.discard()
+            return  # nothing can be imported any more; workers end with this process, and files after
+        if self._engine is not None and not self._engine.ours():
+            return  # a forked copy of the caller: the call goes on where it began
         if self._engine is not None:
-            self._engine.close(now=isinstance(error, KeyboardInterrupt))
+            self._close_engine(self._engine, interrupted=isinstance(error, KeyboardInterrupt))
         self._report.end(self._call.fn)
         self._progress.close(self._report.items)
         self._learn()
+
+    def _close_engine(self, engine: LocalEngine | ExecutorEngine, interrupted: bool) -> None:
+        if self._flow is not None:
+            self._flow.discard()
+        from parmap._quiet import interrupts_deferred
+
+        with interrupts_deferred() as came:
+            engine.close(now=interrupted)
+            if interrupted:  # a second Ctrl-C asks for what is on its way
+                came.clear()
 
     def _learn(self) -> None:
         """Keep for later calls what this one has shown."""

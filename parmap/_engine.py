@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 import time
 from collections import deque
@@ -21,8 +22,9 @@ from parmap._reasons import died, nobody_at_fault, overdue, why_refused
 from parmap._transport import Parcel, dumps_by_value, pack
 from parmap._watch import Watch
 
-# Workers that may die at their start, one after the other, before the call gives up. Fewer would
-# give up when memory is short for a moment; more would only repeat the same traceback.
+# Workers that may die before they run anything, one after the other, beside those the call began
+# with, before it gives up. Fewer would give up when memory is short for a moment, or when all were
+# killed at once; more would only repeat the same traceback.
 BOOT_TRIES = 3
 
 # Bytes in the pipe to a worker, above which it gets no further chunk. With the largest message and
@@ -41,6 +43,7 @@ class LocalEngine:
         self, call: Call, workers: int, facts: _state.Facts | None, cores: int, method: str
     ):
         """Lease the workers. Raises what pickling `fn`, or starting a process, raises."""
+        self._process = os.getpid()
         self._job_number = next(_numbers)
         self._timeout = call.settings.task_timeout
         self.method = method
@@ -58,7 +61,9 @@ class LocalEngine:
         self._fence = threading.Lock()
         self._watch = Watch()
         self._events: list[Event] = []
-        self._boot_deaths = self.deaths = 0
+        self._idle_deaths = 0  # in a row, without an item at fault or an answer between them
+        self._wanted = workers
+        self.deaths = 0
         self._lost: list[int] = []
         self.bytes_moved = 0
         try:
@@ -109,6 +114,9 @@ class LocalEngine:
             self._watch.add(worker)
 
     # ------------------------------------------------------------------ what _flow asks for
+
+    def ours(self) -> bool:
+        return os.getpid() == self._process
 
     @property
     def booting(self) -> bool:
@@ -259,7 +267,7 @@ class LocalEngine:
             return
         chunk = self._queues[worker][0]
         self._fresh.discard(worker)
-        self._boot_deaths = 0
+        self._idle_deaths = 0
         self._came_up()
         if answer.last:
             self._queues[worker].popleft()
@@ -302,19 +310,20 @@ class LocalEngine:
     def _bury(self, worker: Worker, overdue: Callable[[int], BaseException] | None) -> None:
         """A worker is dead: tell what was at it, and hire another if there is work left."""
         chunks = list(self._queues[worker])
-        words = worker.board
-        booted = bool(words[_messages.READY])
-        running = bool(
-            chunks and words[_messages.CHUNK] == chunks[0].number and words[_messages.STARTED]
-        )
-        offset, length = words[_messages.OFFSET], words[_messages.LENGTH]
+        running, offset, length = False, 0, 0
+        if chunks:
+            first = chunks[0]
+            running, offset, length = _messages.at_work(
+                worker.board, first.number, len(first.items)
+            )
+        doing = _messages.preparing(worker.board)
         code = self._remove(worker, kill=False)
-        if not booted:
-            self._boot_deaths += 1
-            if self._boot_deaths >= BOOT_TRIES:
+        if chunks and not running:
+            self._idle_deaths += 1
+            if self._idle_deaths >= BOOT_TRIES + self._wanted - 1:
                 from parmap.errors import WorkerDied
 
-                error = WorkerDied.at_boot(code)
+                error = WorkerDied.before_work(code, doing)
                 self._events.append(Unavailable(chunks, str(error), error))
                 return
         if running and overdue is None:

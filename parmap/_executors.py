@@ -8,6 +8,7 @@ there is the business of `_carriers`.
 from __future__ import annotations
 
 import math
+import os
 import queue
 import time
 import weakref
@@ -118,6 +119,7 @@ class ExecutorEngine:
     def __init__(self, call: Call):
         """Make the function known. Raises what pickling it raises, and what the executor does."""
         s = call.settings
+        self._process = os.getpid()
         self._carrier = _carriers.carrier(s.executor)
         self._most = s.max_workers
         self.method = self._carrier.name
@@ -162,6 +164,9 @@ class ExecutorEngine:
             if load < least:
                 least, found = load, slot
         return found
+
+    def ours(self) -> bool:
+        return os.getpid() == self._process
 
     def boot_left(self) -> float:
         return 0.0

@@ -150,14 +150,24 @@ class Store:
                     unlink(os.path.join(directory, name))
 
 
-def directory_name(caller: int) -> str:
-    """How the directories of one calling process begin."""
+def directory_name(caller: int | str) -> str:
+    """How the directories of one calling process begin; those of all, for "*"."""
     return f"parmap-{os.getuid() if hasattr(os, 'getuid') else 0}-{caller}-"
 
 
 def new_store(*, shares_main: bool = False) -> Store:
     """A store of this process: a name nobody can foresee, so that nobody can take it first."""
-    return Store(directory_name(os.getpid()) + os.urandom(4).hex(), shares_main=shares_main)
+    name = directory_name(os.getpid()) + namespace() + os.urandom(4).hex()
+    return Store(name, shares_main=shares_main)
+
+
+def namespace() -> str:
+    """What tells processes of other containers apart, whose numbers say nothing here though they
+    may share /dev/shm with us."""
+    try:
+        return f"{os.stat('/proc/self/ns/pid').st_ino:x}."
+    except OSError:
+        return ""
 
 
 def default_places() -> list[str]:
@@ -187,13 +197,17 @@ def _private_directory(directory: str) -> None:
 
 
 def _fill(path: str, parts: Sequence[memoryview], again: bool, mapped: bool) -> None:
-    with io.FileIO(path, "r+" if again else "x") as file:
+    with io.FileIO(path, "r+" if again else "x", opener=_open_private) as file:
         for part in parts:
             view = part
             while view.nbytes:  # one write moves 2 GiB at the most
                 view = view[file.write(view) :]
             if mapped:
                 file.seek(_paged(file.tell()))
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def read(

@@ -81,6 +81,8 @@ class Flow:
     def batches(self) -> Iterator[Iterator[Any]]:
         """Results as they come, until the input has ended or the engine cannot go on."""
         while True:
+            if not self._engine.ours():  # its workers go on for the original
+                raise RuntimeError("this pmap belongs to the process that this one was forked from")
             slow = self._call.inputs.slow
             batch = self._window.next_ready() if slow else None  # ready results before a slow draw
             if batch is None:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from parmap import _messages
+from parmap._processes import close_end
 from parmap._transport import Parcel, frame, open_frame
 
 
@@ -74,7 +75,7 @@ class Worker:
             os.kill(self.process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
 
     def close(self) -> None:
-        self.line.close()
+        close_end(self.line)
         if self.pidfd is not None:
             os.close(self.pidfd)
             self.pidfd = None

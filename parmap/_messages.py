@@ -17,7 +17,8 @@ from parmap._state import Facts, Place
 from parmap._transport import Parcel
 
 # Words of the board, by which caller and worker see each other's state without a message.
-READY, CANCELLED, CHUNK, OFFSET, LENGTH, STARTED = range(6)
+# LOADING is the chunk being unpacked, or the job with a minus before it; 0 for nothing.
+READY, CANCELLED, CHUNK, OFFSET, LENGTH, STARTED, LOADING = range(7)
 BOARD_WORDS = 8
 
 
@@ -66,6 +67,21 @@ def _board_of(block: Any) -> Board:
     board._block = block
     board.words = block.create_memoryview().cast("q")
     return board
+
+
+def at_work(words: Any, chunk: int, items: int) -> tuple[bool, int, int]:
+    """What the board of a dead worker says: (whether it was at that chunk, at which item, of how
+    many at once). A chunk that ends the process while it is unpacked may owe that to any item."""
+    if words[LOADING] == chunk:
+        return True, 0, items
+    return bool(words[CHUNK] == chunk and words[STARTED]), words[OFFSET], words[LENGTH]
+
+
+def preparing(words: Any) -> str:
+    """What a worker was at before any item, in words."""
+    if not words[READY]:
+        return "while they start"
+    return "while they load the function" if words[LOADING] else "before they run an item"
 
 
 # ------------------------------------------------------------------ what crosses, as bytes

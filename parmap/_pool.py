@@ -27,7 +27,9 @@ from parmap import _worker
 from parmap._files import Store, new_store
 from parmap._handle import Worker, read_late_answers, readable
 from parmap._hiring import Hiring
-from parmap._processes import forget_after_fork, interrupts_held
+from parmap._processes import close_end, forget_after_fork
+from parmap._quiet import interrupts_deferred
+from parmap._sweep import sweep_after_the_dead
 
 # Seconds after which a worker without work ends itself. Smaller makes programs that call now and
 # then pay for a start each time (60 ms); larger keeps memory for nobody.
@@ -36,6 +38,10 @@ IDLE_SECONDS = 60.0
 # Seconds that a new call waits for workers that finish the last item of one that was ended early.
 # Smaller hires others beside them; larger costs more than hiring one does.
 DRAIN_SECONDS = 0.01
+
+# Crews that are kept, one for each start method and initializer. Fewer would start workers anew for
+# calls that alternate; more hold processes for initargs that will not come again.
+MOST_CREWS = 4
 
 # Seconds that idle workers get to end by themselves at `shutdown`. Smaller would cut short what fn
 # registered with atexit; larger makes every program's exit wait for a worker that is stuck.
@@ -46,14 +52,11 @@ class Host:
     """One Pool: workers that were hired together."""
 
     def __init__(self, crew: Crew, count: int):
-        from multiprocessing.pool import Pool
-
         self.store = crew.store
         self._left = count
         self._crew = crew
         self._hiring = Hiring(crew.method, count, crew.store, crew.initializer, IDLE_SECONDS)
-        with interrupts_held():
-            self._pool = Pool(count, maxtasksperchild=1, context=self._hiring)
+        self._pool = self._hiring.new_pool(count)
         self.workers = [Worker(process, self) for process in self._hiring.processes]
         for _ in self.workers:
             self._pool.apply_async(_worker.serve, callback=self._left_by_one)
@@ -67,13 +70,8 @@ class Host:
     def end(self) -> None:
         """Kill what is left, then end the Pool. Waits on nothing that a worker could hold."""
         for worker in self.workers:
-            if worker.alive():
-                worker.kill()
-        for worker in self.workers:
-            worker.exitcode()
             worker.close()
-        self._hiring.disarm()
-        self._pool.terminate()
+        self._hiring.end(self._pool)
         self.workers.clear()
 
 
@@ -192,6 +190,7 @@ class Crew:
         for worker in struck:
             worker.close()  # one that is not dead yet leaves when its line closes
             worker.exitcode()
+            close_end(worker.process.lifeline)  # and if it would not leave, this ends it
         for host in empty.values():
             host.end()
         return struck
@@ -226,7 +225,7 @@ class Crew:
             self._draining = []
             hosts, self._hosts = self._hosts, []
         for worker in idle:
-            worker.line.close()
+            close_end(worker.line)
         limit = time.monotonic() + LEAVE_SECONDS
         for worker in idle:
             worker.process.join(max(0.0, limit - time.monotonic()))
@@ -246,6 +245,7 @@ def store() -> Store:
     global _store
     with _lock:
         if _store is None:
+            sweep_after_the_dead()
             _store = new_store()
         return _store
 
@@ -254,9 +254,13 @@ def crew(method: str, initializer: bytes | None) -> Crew:
     """The crew for a start method and a pickled initializer."""
     key = (method, initializer)
     with _lock:
-        if key not in _crews:
-            _crews[key] = Crew(*key, store())
-        return _crews[key]
+        chosen = _crews.pop(key, None) or Crew(*key, store())
+        _crews[key] = chosen  # the last one is the one used last
+        idle = [each for each in _crews if not _crews[each].busy()]
+        retired = [_crews.pop(each) for each in idle[: len(_crews) - MOST_CREWS] if each != key]
+    for each in retired:
+        each.end()
+    return chosen
 
 
 def warm_workers() -> int:
@@ -265,17 +269,7 @@ def warm_workers() -> int:
 
 
 def shutdown() -> None:
-    """End all workers of this process now. The next call that needs some starts new ones.
-
-    Happens by itself when a worker has been idle for a minute, and when the interpreter exits.
-    Calls in progress lose their workers: do not call it while another thread iterates a `pmap`.
-
-    Examples:
-        >>> from parmap import pmap, shutdown
-        >>> sum(pmap(abs, range(-9, 1), parallel=True, max_workers=1))
-        45
-        >>> shutdown()
-    """
+    """End all workers of this process now (see `_api.shutdown`)."""
     global _store
     with _lock:
         crews, old = list(_crews.values()), _store
@@ -297,6 +291,12 @@ def _forget() -> None:
     forget_after_fork()
 
 
-atexit.register(shutdown)
+def _at_exit() -> None:
+    with interrupts_deferred() as came:
+        shutdown()
+        came.clear()  # it is ending
+
+
+atexit.register(_at_exit)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)

@@ -16,38 +16,45 @@ import multiprocessing.connection
 import multiprocessing.context
 import multiprocessing.process
 import os
-import signal
 import sys
 import threading
-import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from parmap import _messages, _worker
 from parmap._line import line_pair
+from parmap._orphan import watch_caller
+from parmap._quiet import filled_streams, in_a_directory, interrupts_held
 
-# The caller's ends of all pipes. A forked worker inherits those of its siblings, and would keep
-# them open after the caller's death; it closes them first thing.
-_caller_ends: weakref.WeakSet[Any] = weakref.WeakSet()
+# The caller's ends of all pipes. A forked copy of the caller, as each forked worker is, inherits
+# them and would keep them open after the caller's death; it closes them first thing.
+_caller_ends: set[Any] = set()
+
+# Held while one of them is closed, and while this process is copied: a copy that is made between
+# the closing of a descriptor and the noting of it would close another file's, of the same number.
+_closing = threading.RLock()
 
 
 class _Hosted:
-    """Mixed into multiprocessing's Process classes: a process with a seat."""
+    """Mixed into multiprocessing's Process classes: a process with a seat.
 
-    swept_by_server = False  # whether somebody outlives a killed caller and removes its files
+    Attributes:
+        line: the caller's end of its line.
+        lifeline: the caller's end of a pipe by whose closing the process knows that it is alone.
+    """
 
     def __init__(self, *args: Any, hiring: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.line, far = line_pair()
+        caller, self.lifeline = multiprocessing.connection.Pipe(duplex=False)
         self.board = _messages.Board()
         self.seat: _worker.Seat | None = _worker.Seat(
-            far, self.board, hiring.store, hiring.initializer, hiring.idle_seconds
+            far, caller, self.board, hiring.store, hiring.initializer, hiring.idle_seconds
         )
-        _caller_ends.add(self.line)
+        keep_end(self.line)
+        keep_end(self.lifeline)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("line", "board")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("line", "lifeline", "board")}
 
     @property
     def named(self) -> bool:
@@ -68,23 +75,49 @@ class _Hosted:
 
     def start(self) -> None:
         super().start()  # type: ignore[misc]
+        # Its end is Pool's business and ours. The registry of children is the user's: who ends all
+        # of them, or is a forked copy of this process and exits, must not end workers of ours.
+        multiprocessing.process._children.discard(self)  # type: ignore[attr-defined]
         assert self.seat is not None
         self.seat.line.close()  # so that the worker's end is its own, and its death an EOF
+        self.seat.caller.close()
         self.seat = None
 
     def run(self) -> None:
         """In the new process: take the seat, then do what the Pool wants done."""
         for end in list(_caller_ends):
             end.close()
-        parent = multiprocessing.process.parent_process()
-        assert parent is not None
         assert self.seat is not None
-        _worker.watch_parent(parent.sentinel, swept_by_server=self.swept_by_server)
+        watch_caller(self.seat.caller)
         # The Pool makes its processes daemonic. To fn that would be a difference from map: it may
         # start processes of its own.
         self.daemon = False
         _worker.settle(self.seat)
         super().run()  # type: ignore[misc]
+
+
+def keep_end(end: Any) -> None:
+    """Have forked copies of this process close `end`, so that it closes when this process ends.
+
+    Nothing that closes with a lock: a copy may be made while another thread holds it.
+    """
+    with _closing:
+        _caller_ends.add(end)
+
+
+def close_end(end: Any) -> None:
+    """Close what was kept."""
+    with _closing:
+        _caller_ends.discard(end)
+        end.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_closing.acquire,
+        after_in_parent=_closing.release,
+        after_in_child=_closing.release,
+    )
 
 
 _WITHOUT_WAITING = getattr(os, "WNOHANG", 1)
@@ -147,25 +180,6 @@ def _pickled(popen: Any, process: Any) -> bytes:
     return buffer.getvalue()
 
 
-@contextmanager
-def interrupts_held() -> Iterator[None]:
-    """Processes started in here are deaf to Ctrl-C until they have taken their seat.
-
-    Otherwise one that boots while the user interrupts prints a traceback of its own.
-    """
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()  # starting it later would unblock the signal
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 # --------------------------------------------------------------------------- one class a method
 
 
@@ -204,8 +218,6 @@ if sys.platform != "win32":
             return _fork_popen()(process_obj)
 
     class ForkServerProcess(_Hosted, multiprocessing.context.ForkServerProcess):
-        swept_by_server = True
-
         @staticmethod
         def _Popen(process_obj: Any) -> Any:  # noqa: N802
             return _forkserver_popen()(process_obj)
@@ -338,14 +350,6 @@ def _forkserver_popen() -> Any:
     return Popen
 
 
-def _has_directory() -> bool:
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        return False
-    return True
-
-
 def start_server() -> bool:
     """Start the fork server without waiting until it is up; False where it ran already."""
     global _server_started
@@ -366,9 +370,11 @@ def _server() -> Any:
             # Starting asks for the preparation data of the standard contexts, which settles the
             # user's default start method (before 3.14); that is taken back.
             before = multiprocessing.get_start_method(allow_none=True)
-            # They also ask for the working directory, unless nothing is to be preloaded.
-            self.set_forkserver_preload(["parmap._boot"] if _has_directory() else [])
-            with interrupts_held():
+            self.set_forkserver_preload(["parmap._boot"])
+            main = sys.modules.get("__main__")
+            if main is not None and not hasattr(main, "__spec__"):
+                main.__spec__ = None  # as in any script; pdb forgets to say, and they insist
+            with filled_streams(), in_a_directory(), interrupts_held():
                 super().ensure_running()
             if before is None:
                 multiprocessing.set_start_method(None, force=True)
@@ -381,5 +387,9 @@ def forget_after_fork() -> None:
     global _server_started
     for end in list(_caller_ends):
         end.close()
+    if _server.cache_info().currsize:  # what keeps the server until its caller has gone
+        alive = getattr(_server(), "_forkserver_alive_fd", None)
+        if alive is not None:
+            os.close(alive)
     _server.cache_clear()
     _server_started = False

@@ -37,7 +37,7 @@ class Progress:
         if self._bar is None:
             if time.monotonic() < self._show_at:
                 return
-            if self._setting is None and not _someone_looks():
+            if not _can_be_seen() or (self._setting is None and not _someone_looks()):
                 self.wanted = False
                 return
             self._bar = _new_bar(self._arguments())
@@ -61,6 +61,11 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
         self.wanted = False
+
+
+def _can_be_seen() -> bool:
+    """Whether there is a stderr: a program may run without, and a bar is no reason to fail."""
+    return _in_notebook() or (sys.stderr is not None and not sys.stderr.closed)
 
 
 def _someone_looks() -> bool:

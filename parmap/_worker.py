@@ -13,7 +13,6 @@ standard library, and cloudpickle where something has to travel by value.
 
 from __future__ import annotations
 
-import os
 import pickle
 import select
 import signal
@@ -30,6 +29,7 @@ from parmap._messages import (
     CANCELLED,
     CHUNK,
     LENGTH,
+    LOADING,
     OFFSET,
     READY,
     STARTED,
@@ -41,7 +41,8 @@ from parmap._messages import (
     Work,
     read,
 )
-from parmap._outcome import UNTRUSTED, Failure, Mapper, capture, run_batch
+from parmap._orphan import leave
+from parmap._outcome import Failure, Mapper, capture, run_batch
 from parmap._transport import Parcel, dumps, frame, open_frame, pack, unpack
 
 # Seconds of finished items that a worker may hold back before it answers with a part of a chunk.
@@ -53,17 +54,13 @@ FLUSH_SECONDS = 0.05
 # own. Cheaper items are run by the slice, at C speed, which a board entry each would double.
 SINGLE_SECONDS = 50e-6
 
-# Seconds that a worker whose line has closed gives its caller to be gone altogether. Smaller would
-# leave the files of a killed caller behind on a busy machine; larger keeps a process that nobody
-# needs.
-CLOSING_SECONDS = 1.0
-
 
 class Seat(NamedTuple):
     """What a worker was given at its start.
 
     Attributes:
         line: its end of the line to the caller.
+        caller: its end of a pipe that closes when the caller is gone.
         board: the words shared with the caller.
         store: where its files go.
         initializer: pickled (initializer, initargs) of the caller's, or the key of inherited ones,
@@ -72,6 +69,7 @@ class Seat(NamedTuple):
     """
 
     line: Line
+    caller: Any
     board: Board
     store: Store
     initializer: bytes | int | None
@@ -186,8 +184,8 @@ class _Desk:
         if job.place is not None:
             _state.follow(job.place, job.threads)
         try:
-            task = inherited[job.task] if isinstance(job.task, int) else unpack(job.task)
-        except UNTRUSTED as error:
+            task = self._load(job.task, -job.number)
+        except BaseException as error:  # nobody interrupts a worker: this is the pickle's own doing
             self._refused = Refusal(job.number, None, "function", _captured(error))
             return
         self._task, fn = task, task[1]
@@ -196,6 +194,15 @@ class _Desk:
             mine = _state.facts(fn, code_only=seat.initializer is not None)
             if mine != job.facts:
                 self._refused = Refusal(job.number, None, "facts", None, mine)
+
+    def _load(self, parcel: Parcel | int, name: int, spare: list[bytearray] | None = None) -> Any:
+        """Unpack, with a word on the board for the caller if that should end this process."""
+        board = self._seat.board.words
+        board[LOADING] = name
+        try:
+            return inherited[parcel] if isinstance(parcel, int) else unpack(parcel, spare)
+        finally:
+            board[LOADING] = 0
 
     def answer(self, work: Work) -> None:
         """Run a chunk and send its outcomes; or say why not."""
@@ -208,8 +215,8 @@ class _Desk:
                 self._seat.send(Answer(work.job, work.number, [], 0.0, 0.0, True))
                 return
             try:
-                items = unpack(work.items, self._spare)
-            except UNTRUSTED as error:
+                items = self._load(work.items, work.number, self._spare)
+            except BaseException as error:
                 refused = Refusal(work.job, work.number, "items", _captured(error))
             else:
                 _Run(self._seat, self._store, self._job, work, self._task, items).run()
@@ -298,7 +305,7 @@ class _Run:
         """Pickle values that came out well; one that does not pickle becomes a failure."""
         try:
             self._groups.append((len(values), pack(values, self._store)))
-        except UNTRUSTED as error:
+        except BaseException as error:  # whatever the values' own methods raise
             if len(values) == 1:
                 self._groups.append((1, _captured(_cannot_carry(error))))
                 return
@@ -357,59 +364,3 @@ def _flush_output() -> None:
                 stream.flush()
         except (OSError, ValueError):
             pass  # closed, or nobody reads it: print would have said so to fn
-
-
-def watch_parent(sentinel: int, swept_by_server: bool) -> None:
-    """End this process when its caller is gone, also in the middle of an item.
-
-    Where the kernel can, it does: a pipe in O_ASYNC mode sends a signal when its other end closes.
-    With a fork server, which sweeps after its caller, that is SIGKILL, and holds even while fn sits
-    in C code with the GIL held. Without one a worker sweeps by itself first, between two bytecodes.
-    Where the kernel cannot, a thread waits.
-    """
-    try:
-        import fcntl
-
-        set_signal = fcntl.F_SETSIG  # Linux
-    except (ImportError, AttributeError):
-        threading.Thread(
-            target=_wait_for_orphanhood, args=(sentinel,), name="parmap-orphan", daemon=True
-        ).start()
-        return
-    if not swept_by_server:
-        signal.signal(signal.SIGIO, _orphaned)
-    fcntl.fcntl(sentinel, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(sentinel, set_signal, signal.SIGKILL if swept_by_server else signal.SIGIO)
-    flags = fcntl.fcntl(sentinel, fcntl.F_GETFL)
-    fcntl.fcntl(sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
-    poll = select.poll()
-    poll.register(sentinel, select.POLLIN)
-    if poll.poll(0):  # it was gone before we asked to be told
-        _orphaned()
-
-
-def _wait_for_orphanhood(sentinel: int) -> None:
-    from multiprocessing.connection import wait
-
-    wait([sentinel])
-    _orphaned()
-
-
-def leave() -> None:
-    """End this process: whoever it writes to has gone, or has no use for it."""
-    from multiprocessing import parent_process
-
-    parent = parent_process()
-    if parent is not None:
-        # The descriptors of a caller that was killed close one after the other: the line, then,
-        # moments later, the one by which its death is known.
-        parent.join(CLOSING_SECONDS)
-    if parent is None or not parent.is_alive():
-        _orphaned()
-    os._exit(0)
-
-
-def _orphaned(*_: object) -> None:
-    if _seat is not None:
-        _seat.store.sweep()
-    os._exit(1)

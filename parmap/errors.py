@@ -53,10 +53,10 @@ class WorkerDied(BrokenExecutor):
         )
 
     @classmethod
-    def at_boot(cls, exitcode: int | None) -> WorkerDied:
-        """The error for workers that ended before they could take any work."""
+    def before_work(cls, exitcode: int | None, when: str) -> WorkerDied:
+        """The error for workers that ended, one after the other, before they ran anything."""
         return cls(
-            f"workers die while they start: {_how(exitcode)}. What they wrote to stderr says "
+            f"workers die {when}: {_how(exitcode)}. What they wrote to stderr says "
             "why; `parallel=False` runs the call without workers.",
             None,
             exitcode,

@@ -95,6 +95,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 OWN_COMMAND = {
     "site": "programs on the pages of docs/, and the examples; needs the dependency group examples",
     "large": "takes gigabytes of memory",
+    "soak": "takes a minute in all; what only shows over a long time",
     "cluster": "needs a real Dask or Ray, which take seconds, and the dependency group engines",
 }
 

@@ -255,6 +255,83 @@ def test_a_worker_killed_while_it_pickles_its_result_loses_that_item() -> None:
     assert_next_call_works()
 
 
+class Loaded:
+    """An object whose loading in a worker ends as it is told; it was made in this process."""
+
+    def __init__(self, act: Callable[[], object]):
+        self.act, self.home = act, os.getpid()
+
+    def __reduce__(self) -> Any:
+        return _load, (self.act, self.home)
+
+
+def _load(act: Callable[[], object], home: int) -> int:
+    if os.getpid() != home:
+        act()
+    return -1
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("chunksize", [1, 8])
+@pytest.mark.parametrize("method", ["forkserver", "fork"])
+def test_a_worker_killed_while_it_loads_an_item_loses_that_item(
+    method: str, chunksize: int
+) -> None:
+    """Unpickling runs code too. The item is found among those of its chunk, and no worker follows
+    the other for ever."""
+    options = {**TWO, "mp_context": method}
+    items = [0, 1, Loaded(lambda: os._exit(7)), 3, 4]
+    found = outcomes(pmap(lambda x: x * 10, items, chunksize=chunksize, **options))
+    assert isinstance(found[2], WorkerDied)
+    assert (found[2].index, found[2].exitcode) == (2, 7)
+    assert [found[i] for i in (0, 1, 3, 4)] == [0, 10, 30, 40]
+    assert_next_call_works(**options)
+
+
+def test_what_is_no_exception_may_come_out_of_loading_an_item() -> None:
+    """KeyboardInterrupt out of an item's own code is that item's error, and ends no worker."""
+    found = outcomes(pmap(lambda x: x * 10, [0, Loaded(interrupt), 2], **TWO))
+    assert isinstance(found[1], TypeError)
+    assert "item 1 " in str(found[1])
+    assert [found[0], found[2]] == [0, 20]
+
+
+def test_what_is_no_exception_may_come_out_of_pickling_a_result() -> None:
+    """The same, on the way back."""
+
+    class Interrupts:
+        def __reduce__(self) -> Any:
+            raise KeyboardInterrupt
+
+    found = outcomes(pmap(lambda x: Interrupts() if x == 1 else x, range(3), **TWO))
+    assert isinstance(found[1], TypeError)
+    assert [found[0], found[2]] == [0, 2]
+
+
+class FatalFunction:
+    """Works here, and ends every worker that loads it."""
+
+    def __call__(self, x: int) -> int:
+        time.sleep(0.01)
+        return x
+
+    def __reduce__(self) -> Any:
+        return _load, (lambda: os._exit(8), os.getpid())
+
+
+def test_a_function_whose_loading_kills_workers_is_a_clear_error() -> None:
+    """A few tries, then it is said; left to decide, the call runs here, with the warning."""
+    with pytest.raises(WorkerDied, match="while they load the function") as caught:
+        list(pmap(FatalFunction(), range(4), **TWO))
+    assert (caught.value.index, caught.value.exitcode) == (None, 8)
+    with pytest.warns(RuntimeWarning, match="while they load the function"):
+        assert list(pmap(FatalFunction(), range(60), max_workers=2)) == list(range(60))
+    assert_next_call_works()
+
+
 def test_a_worker_killed_while_it_sends_a_large_result_does_not_hang_the_call() -> None:
     """As soon as a worker's file appears it is killed, with 64 MB on their way and a half written."""
     killed: list[int] = []
@@ -313,6 +390,24 @@ def test_a_worker_killed_from_outside_in_the_middle_of_an_item_names_it(tmp_path
     assert_next_call_works()
 
 
+def test_large_results_that_a_worker_sent_before_it_died_are_not_lost(tmp_path: Path) -> None:
+    """They lie in files of the dead worker, and wait there until the first item is done."""
+    replaced = tmp_path / "replaced"
+
+    def fn(x: int) -> bytes:
+        if x == 0:
+            assert eventually(replaced.exists)
+        elif x == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif x == 3:
+            replaced.touch()
+        return bytes([x]) * 100_000
+
+    found = outcomes(pmap(fn, range(4), chunksize=1, **TWO))
+    assert isinstance(found[2], WorkerDied)
+    assert [found[x] for x in (0, 1, 3)] == [bytes([x]) * 100_000 for x in (0, 1, 3)]
+
+
 def test_a_stopped_worker_is_overdue_like_a_slow_one() -> None:
     """SIGSTOP: nothing moves, nothing dies; task_timeout ends it and names the item."""
     stop = lambda x: os.kill(os.getpid(), signal.SIGSTOP) if x == 2 else x * 10  # noqa: E731
@@ -356,6 +451,20 @@ def test_a_function_that_ends_its_worker_after_the_call_disturbs_nobody() -> Non
     planted = set(pmap(plants_a_bomb, range(2), chunksize=1, **TWO))
     assert eventually(lambda: not any(running(pid) for pid in planted))
     assert_next_call_works()
+
+
+def test_initializers_that_do_not_come_again_cost_nothing_for_ever() -> None:
+    """Each new initarg needs new workers; those of long ago are let go."""
+
+    def mapped(number: int) -> list[int]:
+        options = {**TWO, "initializer": abs, "initargs": (number,)}
+        return list(pmap(lambda _: os.getpid(), range(4), **options))
+
+    first = set(mapped(0))
+    for number in range(1, 10):
+        mapped(number)
+    assert eventually(lambda: not any(running(pid) for pid in first))
+    assert len(_pool._crews) <= _pool.MOST_CREWS + 1
 
 
 # ------------------------------------------------------------------ functions with processes of their own

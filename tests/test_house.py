@@ -40,7 +40,10 @@ ROOMS = [
     "_boot",
     "_hiring",
     "_processes",
+    "_quiet",
+    "_sweep",
     "_worker",
+    "_orphan",
     "_remote",
     "_report",
     "_probe",
@@ -93,9 +96,11 @@ THIRD_PARTIES = {
         "_handle",
         "_watch",
         "_processes",
+        "_quiet",
         "_hiring",
         "_boot",
         "_worker",
+        "_orphan",
         "_messages",
         "_line",
         "_call",
@@ -284,7 +289,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
 
 def test_the_examples_in_docstrings_are_right() -> None:
     """They are the first thing anybody tries."""
-    for room in ("_api", "_crossover", "_pool", "_report", "errors"):
+    for room in ("_api", "_crossover", "_report", "errors"):
         done = doctest.testmod(importlib.import_module(f"parmap.{room}"))
         assert done.attempted > 0
         assert done.failed == 0

@@ -102,7 +102,9 @@ class Place:
         kept = {k: v for k, v in os.environ.items() if not k.startswith("PARMAP_")}
         if method:
             kept["PARMAP_START_METHOD"] = method
-        return {**kept, "PARMAP_TEST_MARK": self.mark, "TMPDIR": self.temp}
+        # What this machine seems to cost under a test run is not to decide the next program's plan.
+        caches = {"XDG_CACHE_HOME": str(self.folder / "cache")}
+        return {**kept, **caches, "PARMAP_TEST_MARK": self.mark, "TMPDIR": self.temp}
 
     def file(self, text: str, name: str = "script.py") -> str:
         """Write a program; the name of its file."""
@@ -499,6 +501,33 @@ def test_ctrl_c_while_workers_start_prints_one_traceback(place: Place, method: s
     assert eventually(lambda: not place.processes())
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_second_ctrl_c_while_a_call_is_closed_changes_nothing(place: Place, method: str) -> None:
+    """It comes while workers are being ended: they are ended all the same, with one traceback."""
+    body = """\
+    import signal
+    from parmap import _pool
+
+    end = _pool.Crew.lose
+    def lose(*args, **options):
+        signal.raise_signal(signal.SIGINT)
+        return end(*args, **options)
+
+    _pool.Crew.lose = lose
+    list(pmap(slow, range(8), **two))
+    """
+    script = place.file(SLOW + textwrap.dedent(body))
+    with place.start(script, method=method, group=True) as process:
+        read_until(process, "running")
+        interrupt(process, whole_group=True)
+        _, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == -signal.SIGINT
+    assert err.count("Traceback") == 1
+    assert err.splitlines()[-1] == "KeyboardInterrupt"
+    assert eventually(lambda: not place.processes())
+    assert place.files(process.pid) == []
+
+
 # ------------------------------------------------------------------ a caller that is killed
 
 
@@ -560,6 +589,310 @@ def test_a_program_killed_with_results_on_their_way_leaves_no_file(
         assert eventually(lambda: not place.files(process.pid)), place.files(process.pid)
 
 
+STUCK = {
+    "computing in C": "sum(range(10**12))",
+    "deaf to all signals": "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()); time.sleep(3600)",
+    "stopped": "os.kill(os.getpid(), signal.SIGSTOP)",
+}
+
+
+# The start method decides who ends a worker, and not what that is at: each varies alone.
+@pytest.mark.parametrize(
+    ("how", "method"),
+    [*((how, "forkserver") for how in STUCK), *(("computing in C", m) for m in ("spawn", "fork"))],
+)
+def test_workers_end_with_a_killed_program_whatever_they_are_at(
+    place: Place, how: str, method: str
+) -> None:
+    """The kernel ends them: no bytecode of theirs needs to run. Their files go all the same."""
+    body = f"""\
+    import signal
+    def stuck(x):
+        if x:
+            os.write(1, b"stuck\\n")
+            {STUCK[how]}
+        return bytes(200_000)
+
+    results = pmap(stuck, range(8), chunksize=1, **two)
+    next(results)
+    next(results)
+    """
+    script = place.file(SLOW + textwrap.dedent(body))
+    with place.start(script, method=method) as process:
+        read_until(process, "stuck")
+        process.kill()
+        process.wait(LIMIT)
+        assert eventually(lambda: not place.processes())
+        assert eventually(lambda: not place.files(process.pid)), place.files(process.pid)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_workers_end_with_a_killed_program_that_left_a_copy_of_itself(
+    place: Place, method: str
+) -> None:
+    """A fork of the caller lives on and holds none of what keeps workers alive."""
+    body = """\
+    def where(x):
+        with open("workers", "a") as file:
+            print(os.getpid(), file=file)
+        return bytes(200_000) if not x else time.sleep(3600)
+
+    results = pmap(where, range(8), chunksize=1, **two)
+    next(results)
+    if not os.fork():
+        print("copied", flush=True)
+        time.sleep(3600)
+    next(results)
+    """
+    script = place.file(SLOW + textwrap.dedent(body))
+    arguments = ("-W", "ignore::DeprecationWarning", script)
+    with place.start(*arguments, method=method) as process:
+        read_until(process, "copied")
+        process.kill()
+        process.wait(LIMIT)
+        workers = {int(line) for line in (place.folder / "workers").read_text().split()}
+        assert eventually(lambda: not workers & set(place.processes()))
+        assert eventually(lambda: not glob.glob(f"/dev/shm/*-{process.pid}-*"))
+        assert place.processes()  # the copy
+        place.clear()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_forked_copy_that_just_ends_leaves_the_call_alone(place: Place, method: str) -> None:
+    """It may exit with the iterator half-used, and is told so if it goes on with it."""
+    script = place.file(
+        """\
+        import os, sys, time
+        from parmap import pmap
+        half = pmap(lambda x: time.sleep(0.005) or bytes(50_000), range(100), chunksize=5, parallel=True, max_workers=2)
+        next(half)
+        child = os.fork()
+        if not child:
+            try:
+                list(half)
+            except RuntimeError as error:
+                print(error, flush=True)
+            sys.exit(7)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        print(len(list(half)))
+        """
+    )
+    code, out, err = place.run("-W", "ignore::DeprecationWarning", script, method=method)
+    assert (code, err) == (0, "")
+    told = "this pmap belongs to the process that this one was forked from"
+    assert out.splitlines() == [told, "7", "99"]
+    assert eventually(lambda: not place.processes())
+
+
+@pytest.mark.parametrize(
+    ("parallel", "method"), [(None, "forkserver"), *((True, method) for method in METHODS)]
+)
+def test_the_first_calls_of_a_program_may_be_made_by_eight_threads(
+    place: Place, method: str, parallel: bool | None
+) -> None:
+    """Rooms that are imported when first needed may be half imported by another thread."""
+    script = place.file(
+        f"""\
+        import threading, time
+        from parmap import pmap
+        found = []
+        def call(number):
+            fn = lambda x: time.sleep(0.002) or x + number
+            found.append((number, list(pmap(fn, range(60), parallel={parallel}, max_workers=2))))
+        threads = [threading.Thread(target=call, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        print(sorted(found) == [(n, [x + n for x in range(60)]) for n in range(8)])
+        """
+    )
+    arguments = ("-W", "ignore::DeprecationWarning", script)
+    assert place.run(*arguments, method=method) == (0, "True\n", "")
+    assert eventually(lambda: not place.processes())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_program_runs_in_the_debugger(place: Place, method: str) -> None:
+    """pdb has a `__main__` of its own making."""
+    script = place.file(
+        """\
+        from parmap import pmap
+        results = list(pmap(lambda x: x + 1, range(3), parallel=True, max_workers=2))
+        print(results)
+        """
+    )
+    code, out, err = place.run("-m", "pdb", "-c", "continue", script, stdin="q\n", method=method)
+    assert (code, err) == (0, "")
+    assert "[1, 2, 3]" in out
+    assert "Error" not in out
+
+
+# ------------------------------------------------------------------ where workers cannot be had
+
+
+POOR = {
+    "a daemonic process": (
+        "import multiprocessing",
+        """
+        process = multiprocessing.get_context("fork").Process(target=work, daemon=True)
+        process.start()
+        process.join()
+        """,
+        "daemonic",
+    ),
+    "no multiprocessing": (
+        "import sys; sys.modules['multiprocessing'] = None",
+        "work()",
+        "multiprocessing",
+    ),
+    "no _multiprocessing": (
+        "import sys; sys.modules['_multiprocessing'] = None",
+        "work()",
+        "_multiprocessing",
+    ),
+    "too few descriptors": (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))",
+        "work()",
+        "Too many open files",
+    ),
+}
+
+
+@pytest.mark.parametrize("poor", POOR)
+def test_where_workers_cannot_be_had_the_call_is_serial_and_says_why(
+    place: Place, poor: str
+) -> None:
+    """The same results and one warning; an error that says the same for who insists on workers."""
+    before, run, reason = POOR[poor]
+    script = place.file(
+        before
+        + textwrap.dedent(
+            """
+            import time, warnings
+            from parmap import pmap, shutdown
+
+            def work():
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    results = list(pmap(lambda x: time.sleep(0.01) or x, range(40), max_workers=2))
+                assert results == list(range(40))
+                print([(w.category.__name__, str(w.message)) for w in caught])
+                try:
+                    list(pmap(abs, range(4), parallel=True))
+                except (OSError, ImportError, RuntimeError) as error:
+                    print(error, error.__notes__, flush=True)
+                shutdown()
+            """
+        )
+        + textwrap.dedent(run)
+    )
+    code, out, err = place.run("-W", "ignore::DeprecationWarning", script)
+    assert (code, err) == (0, "")
+    warned, refused = out.splitlines()
+    assert warned.count("RuntimeWarning") == 1
+    assert "parmap runs this call serially" in warned
+    assert reason in warned
+    assert reason in refused
+    assert "no workers could be started" in refused
+    assert eventually(lambda: not place.processes())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_semaphores_are_needed(place: Place, method: str) -> None:
+    """AWS Lambda has none, and workers all the same."""
+    script = place.file(
+        """\
+        import _multiprocessing
+        del _multiprocessing.SemLock
+        from parmap import pmap
+        results = pmap(lambda x: x + 1, range(3), parallel=True, max_workers=2)
+        print(list(results), results.report.mode)
+        """
+    )
+    assert place.run(script, method=method) == (0, "[1, 2, 3] parallel\n", "")
+
+
+@pytest.mark.parametrize(
+    ("closed", "method"),
+    [
+        ("0<&-", "forkserver"),
+        ("1>&-", "forkserver"),
+        *(("0<&- 1>&- 2>&-", method) for method in METHODS),
+    ],
+)
+def test_a_program_without_standard_streams_maps_and_prints_into_nothing(
+    place: Place, closed: str, method: str
+) -> None:
+    """As map would. No pipe of parmap's gets a number that workers take for a stream."""
+    script = place.file(
+        """\
+        import os
+        from parmap import pmap
+        results = list(pmap(lambda x: print("lost") or bytes(50_000), range(9), parallel=True, max_workers=2))
+        with open("told", "w") as file:
+            file.write(str([len(result) for result in results]))
+        """
+    )
+    command = f'exec "$0" "$1" {closed}'
+    with subprocess.Popen(
+        ["sh", "-c", command, sys.executable, script],
+        cwd=place.folder,
+        env=place.environment(method),
+        stderr=subprocess.PIPE,
+    ) as process:
+        _, err = process.communicate(timeout=LIMIT)
+    assert (process.returncode, err) == (0, b"")
+    assert (place.folder / "told").read_text() == str([50_000] * 9)
+    assert eventually(lambda: not place.processes())
+
+
+def in_a_namespace(place: Place, mounts: str, script: str, method: str) -> tuple[int, str, str]:
+    """Run a program where other file systems are mounted; only root may do that."""
+    command = ["unshare", "-m", "sh", "-c", f'{mounts} exec "$0" "$1"', sys.executable, script]
+    try:
+        allowed = subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
+    except FileNotFoundError:
+        allowed = False
+    if not allowed:
+        pytest.skip("private mounts need root and util-linux")
+    done = subprocess.run(
+        command,
+        cwd=place.folder,
+        env=place.environment(method),
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "method"),
+    [
+        ("size=1m", "forkserver"),
+        ("size=4k", "forkserver"),
+        *(("ro", method) for method in METHODS),
+    ],
+)
+def test_a_full_or_read_only_shm_is_no_obstacle(place: Place, options: str, method: str) -> None:
+    """Large items, results and functions take the temp directory instead."""
+    script = place.file(
+        """\
+        from parmap import pmap
+        two = dict(parallel=True, max_workers=2)
+        print({len(y) for y in pmap(lambda x: bytes(1_500_000), range(8), **two)})
+        print(set(pmap(len, [bytes(1_500_000)] * 8, **two)))
+        table = bytes(3_000_000)
+        print(set(pmap(lambda x: len(table), range(3), **two)))
+        """
+    )
+    mounts = f"mount -t tmpfs -o {options} none /dev/shm &&"
+    found = in_a_namespace(place, mounts, script, method)
+    assert found == (0, "{1500000}\n{1500000}\n{3000000}\n", "")
+    assert eventually(lambda: not place.processes())
+
+
 # ------------------------------------------------------------------ beside the user's own ways
 
 
@@ -596,10 +929,6 @@ def test_a_program_that_set_a_start_method_gets_workers_of_that_kind(place: Plac
     assert place.run(script) == (0, "[1] spawn\n", "")
 
 
-@pytest.mark.skipif(
-    sys.version_info[:2] == (3, 13),
-    reason="on CPython 3.13.0 a SystemError (exception set) comes up there; cause not established",
-)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_program_in_a_folder_that_was_deleted_still_gets_its_results(
     place: Place, method: str, monkeypatch: pytest.MonkeyPatch

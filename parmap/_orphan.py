@@ -1,0 +1,45 @@
+"""How a worker ends with its caller, whatever it is at."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any
+
+
+def watch_caller(caller: Any) -> None:
+    """End this process when its caller is gone, also in the middle of an item.
+
+    The caller holds the other end of this pipe, and never writes. Where the kernel can, it does the
+    rest: a pipe in O_ASYNC mode sends a signal when its other end closes. That is SIGKILL, and so
+    holds even while fn sits in C code with the GIL held. Where the kernel cannot, a thread waits.
+    What the caller leaves in files is removed by others (see _sweep).
+    """
+    try:
+        import fcntl
+
+        set_signal = fcntl.F_SETSIG  # Linux
+    except (ImportError, AttributeError):
+        threading.Thread(
+            target=_wait_for_orphanhood, args=(caller,), name="parmap-orphan", daemon=True
+        ).start()
+        return
+    fcntl.fcntl(caller, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(caller, set_signal, signal.SIGKILL)
+    flags = fcntl.fcntl(caller, fcntl.F_GETFL)
+    fcntl.fcntl(caller, fcntl.F_SETFL, flags | os.O_ASYNC)
+    if caller.poll():  # it was gone before we asked to be told
+        leave()
+
+
+def _wait_for_orphanhood(caller: Any) -> None:
+    from multiprocessing.connection import wait
+
+    wait([caller])
+    leave()
+
+
+def leave() -> None:
+    """End this process: whoever it writes to has gone, or has no use for it."""
+    os._exit(1)

@@ -1,0 +1,86 @@
+"""What surrounds the start and the end of processes: no Ctrl-C halfway, no stream mixed up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+@contextmanager
+def interrupts_deferred() -> Iterator[list[Any]]:
+    """Ctrl-C waits until what is done in here is done; who clears the list has dealt with it."""
+    came: list[Any] = []
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield came  # no KeyboardInterrupt would be raised in this thread
+        return
+    signal.signal(signal.SIGINT, lambda *_: came.append(1))
+    try:
+        yield came
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            signal.raise_signal(signal.SIGINT)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Processes started in here are deaf to Ctrl-C until they have taken their seat.
+
+    Otherwise one that boots while the user interrupts prints a traceback of its own.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # starting it later would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def filled_streams() -> Iterator[None]:
+    """The numbers 0, 1 and 2 are not free in here, also in a caller whose streams are closed.
+
+    Otherwise a pipe of ours gets such a number, and what fn prints in a new process goes into it.
+    """
+    filled = []
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            filled.append(os.open(os.devnull, os.O_RDWR))  # the lowest number that is free
+            os.set_inheritable(filled[-1], True)
+    try:
+        yield
+    finally:
+        for number in filled:
+            os.close(number)
+
+
+@contextmanager
+def in_a_directory() -> Iterator[None]:
+    """Processes started in here have a working directory, also where the caller's was deleted.
+
+    multiprocessing asks for it, and CPython 3.13.0 cannot `import socket` without one.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        gone = os.open(".", os.O_RDONLY)  # a way back that needs no name
+        os.chdir(os.sep)
+        try:
+            yield
+        finally:
+            os.fchdir(gone)
+            os.close(gone)
+    else:
+        yield

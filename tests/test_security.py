@@ -1,0 +1,134 @@
+"""Who could write what is loaded here: this user alone."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from parmap import _files, _pool, _sweep, pmap
+
+TWO: dict[str, Any] = {"parallel": True, "max_workers": 2}
+
+
+def mode(path: str | Path) -> int:
+    return stat.S_IMODE(os.lstat(path).st_mode)
+
+
+def test_files_of_large_data_are_this_user_s_alone(tmp_path: Path) -> None:
+    """The directory is 0700 and the file 0600, whatever the umask allows to others."""
+    store = _files.Store("parmap-test", [str(tmp_path)])
+    before = os.umask(0)
+    try:
+        path, _ = store.write([memoryview(b"x" * 100)])
+    finally:
+        os.umask(before)
+    assert mode(tmp_path / "parmap-test") == 0o700
+    assert mode(path) == 0o600
+
+
+def test_results_on_their_way_lie_in_a_directory_of_mode_0700() -> None:
+    """Seen where it happens: while a call holds results that nobody took yet."""
+    results = pmap(lambda x: bytes(100_000), range(20), chunksize=1, **TWO)
+    next(results)
+    there = [path for path in _pool.store().directories if os.path.isdir(path)]
+    assert there
+    assert {(mode(path), os.lstat(path).st_uid) for path in there} == {(0o700, os.getuid())}
+    results.close()
+
+
+@pytest.mark.parametrize("planted", ["open directory", "link", "file"])
+def test_a_place_that_somebody_else_prepared_is_refused(tmp_path: Path, planted: str) -> None:
+    """Who could write there could hand us a pickle, that is code. The next place is taken."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir()
+    second.mkdir()
+    trap = first / "parmap-test"
+    if planted == "link":
+        (tmp_path / "elsewhere").mkdir(mode=0o700)
+        trap.symlink_to(tmp_path / "elsewhere")
+    elif planted == "file":
+        trap.touch(mode=0o600)
+    else:
+        trap.mkdir()
+        trap.chmod(0o777)
+    store = _files.Store("parmap-test", [str(first), str(second)])
+    assert store.write([memoryview(b"x")])[0].startswith(str(second))
+    with pytest.raises(OSError) as caught:
+        _files.Store("parmap-test", [str(first)]).write([memoryview(b"x")])
+    assert caught.value.errno in (errno.EACCES, errno.ENOTDIR)
+
+
+def test_a_file_that_is_there_already_is_never_written_through(tmp_path: Path) -> None:
+    """O_EXCL: neither a file nor a link that waits under the name is used."""
+    target = tmp_path / "target"
+    (tmp_path / "name").symlink_to(target)
+    with pytest.raises(FileExistsError):
+        _files._fill(str(tmp_path / "name"), [memoryview(b"x")], False, True)
+    assert not target.exists()
+
+
+def test_two_stores_have_names_that_cannot_be_foreseen() -> None:
+    """Nobody can take the name first."""
+    assert len({_files.new_store().directories[0] for _ in range(100)}) == 100
+
+
+def test_no_socket_listens_on_a_network() -> None:
+    """A warm process has none but the fork server's, which is a path in a directory of mode 0700."""
+    list(pmap(abs, range(4), **TWO))
+    inodes = set()
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{number}")
+        except OSError:
+            continue  # the one that lists them
+        if target.startswith("socket:["):
+            inodes.add(target[8:-1])
+    for table in ("tcp", "tcp6", "udp", "udp6"):
+        path = Path("/proc/net") / table
+        lines = path.read_text().splitlines()[1:] if path.exists() else []
+        assert not inodes & {line.split()[9] for line in lines}
+    from multiprocessing.process import current_process
+
+    folder = current_process()._config.get("tempdir")  # type: ignore[attr-defined]
+    assert folder is None or mode(folder) == 0o700
+
+
+def test_paths_are_arguments_of_the_sweeper_and_not_its_program(tmp_path: Path) -> None:
+    """A name full of what a shell would obey removes what has that name, and runs nothing."""
+    trap = tmp_path / "$(touch hit); touch hit #"
+    trap.mkdir()
+    sweeper = _sweep.start_sweeper([str(trap)])
+    assert sweeper is not None
+    assert sweeper.stdin is not None
+    sweeper.stdin.close()  # as when its caller is gone
+    sweeper.wait(10)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_directories_of_the_dead_are_removed_and_those_of_the_living_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By name and owner: a process that is no more; not one that lives, nor one of another container."""
+    gone = subprocess.Popen(["/bin/true"])
+    gone.wait()
+    here = _files.namespace()
+    dead = tmp_path / f"{_files.directory_name(gone.pid)}{here}abcd"
+    kept = {
+        f"{_files.directory_name(os.getpid())}{here}abcd",
+        f"{_files.directory_name(1)}{here}abcd",
+        f"{_files.directory_name(gone.pid)}1.abcd",
+        f"parmap-{os.getuid() + 1}-{gone.pid}-{here}abcd",
+        "parmap-notes",
+    }
+    for path in (dead, *(tmp_path / name for name in kept)):
+        path.mkdir()
+        (path / "file").touch()
+    monkeypatch.setattr(_sweep, "default_places", lambda: [str(tmp_path)])
+    _sweep.sweep_after_the_dead()
+    assert {path.name for path in tmp_path.iterdir()} == kept
