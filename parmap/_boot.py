@@ -5,17 +5,15 @@ one that removes what such a caller could not.
 """
 
 import atexit
-import glob
 import multiprocessing.heap
 import multiprocessing.pool
 import multiprocessing.popen_forkserver  # noqa: F401  (these three: 5 ms a worker, paid once here)
 import os
-import shutil
 
 import cloudpickle  # noqa: F401  (20 ms a worker)
 
 import parmap._hiring  # noqa: F401
-from parmap._files import default_places, directory_name, namespace
+from parmap._sweep import sweep_after
 
 _server, _caller = os.getpid(), os.getppid()
 
@@ -25,12 +23,7 @@ def sweep() -> None:
     workers: the caller is gone, and so are the workers."""
     if os.getpid() != _server:
         return  # a worker that ends
-    for place in default_places():
-        for directory in glob.glob(
-            os.path.join(place, directory_name(_caller) + namespace() + "*")
-        ):
-            if os.lstat(directory).st_uid == os.getuid():
-                shutil.rmtree(directory, ignore_errors=True)
+    sweep_after(_caller)
     _remove_socket()
 
 

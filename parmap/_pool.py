@@ -256,8 +256,9 @@ def crew(method: str, initializer: bytes | None) -> Crew:
     with _lock:
         chosen = _crews.pop(key, None) or Crew(*key, store())
         _crews[key] = chosen  # the last one is the one used last
-        idle = [each for each in _crews if not _crews[each].busy()]
-        retired = [_crews.pop(each) for each in idle[: len(_crews) - MOST_CREWS] if each != key]
+        idle = [each for each in _crews if each != key and not _crews[each].busy()]
+        surplus = max(0, len(_crews) - MOST_CREWS)
+        retired = [_crews.pop(each) for each in idle[:surplus]]
     for each in retired:
         each.end()
     return chosen

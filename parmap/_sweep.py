@@ -45,14 +45,34 @@ def end_sweeper(sweeper: subprocess.Popen[bytes]) -> None:
 
 def sweep_after_the_dead() -> None:
     """Remove directories of processes of this user that are no more."""
+    for path in _directories("*"):
+        owner = path.rsplit("-", 2)[1]
+        if owner.isdigit() and not _alive(int(owner)):
+            _remove(path)
+
+
+def sweep_after(caller: int) -> None:
+    """Remove the directories of a process that is no more."""
+    for path in _directories(caller):
+        _remove(path)
+
+
+def _directories(caller: int | str) -> list[str]:
     import glob
+
+    pattern = directory_name(caller) + namespace() + "*"
+    places = [glob.escape(place) for place in default_places()]
+    return [path for place in places for path in glob.glob(os.path.join(place, pattern))]
+
+
+def _remove(path: str) -> None:
     import shutil
 
-    for place in default_places():
-        for path in glob.glob(os.path.join(place, directory_name("*") + namespace() + "*")):
-            owner = path.rsplit("-", 2)[1]
-            if owner.isdigit() and not _alive(int(owner)) and os.lstat(path).st_uid == os.getuid():
-                shutil.rmtree(path, ignore_errors=True)
+    try:
+        if os.lstat(path).st_uid == os.getuid():
+            shutil.rmtree(path, ignore_errors=True)
+    except FileNotFoundError:
+        pass  # somebody else who sweeps was faster
 
 
 def _alive(pid: int) -> bool:

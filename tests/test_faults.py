@@ -464,7 +464,19 @@ def test_initializers_that_do_not_come_again_cost_nothing_for_ever() -> None:
     for number in range(1, 10):
         mapped(number)
     assert eventually(lambda: not any(running(pid) for pid in first))
-    assert len(_pool._crews) <= _pool.MOST_CREWS + 1
+    assert len(_pool._crews) <= _pool.MOST_CREWS
+
+
+def test_calls_that_take_turns_with_initializers_keep_their_workers() -> None:
+    """As many as are kept: the second round finds the workers of the first."""
+    options = {**TWO, "max_workers": 1, "initializer": abs}
+
+    def mapped(number: int) -> int:
+        return next(iter(pmap(lambda _: os.getpid(), range(1), initargs=(number,), **options)))
+
+    shutdown()
+    numbers = range(_pool.MOST_CREWS)
+    assert [mapped(number) for number in numbers] == [mapped(number) for number in numbers]
 
 
 # ------------------------------------------------------------------ functions with processes of their own
