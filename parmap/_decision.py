@@ -233,7 +233,7 @@ class Decision:
     def close(self, error: BaseException | None) -> None:
         """The call is over, whichever way. After Ctrl-C nothing may go on in the background."""
         if sys.is_finalizing():
-            return  # nothing can be imported any more; workers end with this process, and files after
+            return  # nothing can be imported any more; workers and files end after this process
         if self._engine is not None and not self._engine.ours():
             return  # a forked copy of the caller: the call goes on where it began
         if self._engine is not None:
