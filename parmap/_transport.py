@@ -120,7 +120,8 @@ def _out_of_band(buffers: list[memoryview] | None) -> Callable[[pickle.PickleBuf
 def _by_value_modules() -> bool:
     """Whether the user told cloudpickle to carry some module by value."""
     loaded = sys.modules.get("cloudpickle")
-    return loaded is not None and bool(loaded.list_registry_pickle_by_value())
+    listed = getattr(loaded, "list_registry_pickle_by_value", set)  # another thread may import it
+    return bool(listed())
 
 
 def pack(obj: Any, store: Store, *, by_value: bool = False, shared: bool = False) -> Parcel:
