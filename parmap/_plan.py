@@ -192,8 +192,8 @@ def chunk_size(
     each = max(seconds_per_item, 1e-9)
     size = max(CHUNK_SECONDS, CHUNK_WORTH * chunk_cost, workers * CALLER_SECONDS) / each
     if left is not None:
-        least = min(max(chunk_cost, LEAST_SECONDS) / each, math.ceil(left / workers))
-        size = min(size, max(left / (TAPER * workers), least))
+        least = min(LEAST_SECONDS / each, math.ceil(left / workers))
+        size = min(size, max(left / (TAPER * workers), least, chunk_cost / each))
     if bytes_per_item:
         size = min(size, CHUNK_BYTES / bytes_per_item)
     return max(1, min(int(size), MOST_CHUNK))
