@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from pages import ROOT, programs, run
+from pages import ROOT, needs, programs, run
 
 pytestmark = pytest.mark.site
 
@@ -37,7 +37,9 @@ def test_a_program_on_a_page_runs_and_prints_what_the_page_says(
         assert printed == output
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "example", [pytest.param(path, marks=needs(path.stem), id=path.name) for path in EXAMPLES]
+)
 def test_an_example_runs(example: Path, tmp_path: Path) -> None:
     assert run(example, *QUICK.get(example.name, ()), cwd=tmp_path)
 
