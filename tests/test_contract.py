@@ -15,6 +15,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 import traceback
 import warnings
 import weakref
@@ -1161,7 +1162,7 @@ def test_an_exception_that_was_caught_keeps_nothing_alive(pmap):
         assert use(map)() is None
         fn, limit = use(pmap), time.monotonic() + 30
         while fn() is not None and time.monotonic() < limit:
-            os.sched_yield()  # a thread of an executor may still be on its way out of its last item
+            time.sleep(0)  # a thread of an executor may still be on its way out of its last item
         assert fn() is None
     finally:
         gc.enable()
