@@ -20,6 +20,7 @@ import stat
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 # Bytes of a file from which it is always mapped. Smaller writes more files anew, at 0.5 ns a byte
@@ -182,15 +183,13 @@ def default_places() -> list[str]:
 
 
 def _private_directory(directory: str) -> None:
-    try:
+    with suppress(FileExistsError):  # a Ctrl-C that comes now is not told as an error in an error
         os.mkdir(directory, 0o700)
-    except FileExistsError:
-        # Whoever can write here could hand us a pickle, that is code: it has to be ours alone.
-        found = os.lstat(directory)
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise PermissionError(
-                errno.EACCES, "not a private directory of this user", directory
-            ) from None
+        return
+    # Whoever can write here could hand us a pickle, that is code: it has to be ours alone.
+    found = os.lstat(directory)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(errno.EACCES, "not a private directory of this user", directory)
 
 
 # ------------------------------------------------------------------ writing and reading
