@@ -183,9 +183,12 @@ def default_places() -> list[str]:
 
 
 def _private_directory(directory: str) -> None:
-    with suppress(FileExistsError):  # a Ctrl-C that comes now is not told as an error in an error
-        os.mkdir(directory, 0o700)
-        return
+    # Asked rather than tried: it is there as a rule, and a Ctrl-C that comes while an error is being
+    # handled would be told as an error in an error.
+    if not os.access(directory, os.F_OK):
+        with suppress(FileExistsError):
+            os.mkdir(directory, 0o700)
+            return
     # Whoever can write here could hand us a pickle, that is code: it has to be ours alone.
     found = os.lstat(directory)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
