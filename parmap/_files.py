@@ -183,8 +183,8 @@ def default_places() -> list[str]:
 
 
 def _private_directory(directory: str) -> None:
-    # Asked rather than tried: it is there as a rule, and a Ctrl-C that comes while an error is being
-    # handled would be told as an error in an error.
+    # Asked rather than tried: it is there as a rule, and a Ctrl-C that comes while an error is
+    # being handled would be told as an error in an error.
     if not os.access(directory, os.F_OK):
         with suppress(FileExistsError):
             os.mkdir(directory, 0o700)
