@@ -64,6 +64,15 @@ def programs(pages: list[Path]) -> list[object]:
     return found
 
 
+def runs_as_shown(program: str, output: str | None, folder: Path) -> None:
+    """A program of a page runs, and prints what the page says it prints."""
+    script = folder / "shown.py"
+    script.write_text(program, encoding="utf-8")
+    printed = run(script, cwd=folder)
+    if output is not None:
+        assert printed == output
+
+
 def dead_links(page: Path) -> list[str]:
     targets = [t for t in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in t]
     return [target for target in targets if not (page.parent / target).exists()]

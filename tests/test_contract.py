@@ -15,7 +15,6 @@ import os
 import pickle
 import sys
 import threading
-import time
 import traceback
 import warnings
 import weakref
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import eventually
 
 import parmap
 from parmap import RemoteTraceback, Report
@@ -1160,10 +1160,9 @@ def test_an_exception_that_was_caught_keeps_nothing_alive(pmap):
     gc.disable()
     try:
         assert use(map)() is None
-        fn, limit = use(pmap), time.monotonic() + 30
-        while fn() is not None and time.monotonic() < limit:
-            time.sleep(0)  # a thread of an executor may still be on its way out of its last item
-        assert fn() is None
+        fn = use(pmap)
+        # A thread of an executor may still be on its way out of its last item.
+        assert eventually(lambda: fn() is None)
     finally:
         gc.enable()
 

@@ -9,15 +9,15 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
+from waiting import eventually
 
 from parmap import _files, _transport, pmap, shutdown
 from parmap._files import Store
@@ -25,17 +25,6 @@ from parmap._transport import pack, unpack
 
 TWO: dict[str, Any] = {"parallel": True, "max_workers": 2}
 MB = 2**20
-LIMIT = 10.0  # seconds after which something that should happen is taken not to
-
-
-def eventually(true: Callable[[], object]) -> bool:
-    """Whether `true()` comes to hold within the limit."""
-    end = time.monotonic() + LIMIT
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)  # between two looks, not instead of one
-    return True
 
 
 def files(pid: int | None = None) -> list[str]:

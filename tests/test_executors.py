@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -24,20 +24,13 @@ from typing import Any
 import executors
 import pytest
 from conftest import started_executor
+from waiting import eventually
 
 from parmap import WorkerDied, _costs, _plan, pmap, pstarmap
 from parmap._executors import facts_of
 
 KINDS = ["threads", "processes", "pool", "thread_pool", "interpreters", "loky", "multiprocess"]
 LIMIT = 30.0
-
-
-def until(condition: Callable[[], bool], seconds: float = LIMIT) -> bool:
-    """Whether it comes true within the time."""
-    end = time.monotonic() + seconds
-    while not (found := condition()) and time.monotonic() < end:
-        time.sleep(0.02)
-    return found
 
 
 def once(directory: Path, name: object) -> bool:
@@ -215,7 +208,7 @@ def test_threads_share_waiting_and_not_computing(waiting, parallel):
         done=1, left=1000, seconds_per_item=0.01, waiting=waiting, transfer_per_item=0.0,
         costs=_costs.Costs(), warm=0, cores=2,
     )  # fmt: skip
-    assert until(lambda: facts_of(executor, facts).warm == 2)
+    assert eventually(lambda: facts_of(executor, facts).warm == 2, LIMIT)
     assert _plan.make_plan(facts_of(executor, facts)).parallel == parallel
 
 
@@ -337,7 +330,7 @@ def test_a_pool_that_its_owner_ends_is_an_error():
         results = pmap(lambda x: x and gate.wait(LIMIT), range(9), executor=pool, parallel=True)
         assert next(results) == 0
         threading.Thread(target=pool.terminate).start()
-        assert until(lambda: pool._state == "TERMINATE")
+        assert eventually(lambda: pool._state == "TERMINATE", LIMIT)
         error = raised(results)
         gate.set()
     assert isinstance(error, BrokenExecutor)
@@ -376,7 +369,7 @@ def test_dask_workers_do_not_need_parmap(tmp_path):
         assert isinstance(found[2], ZeroDivisionError)
         assert os.getpid() != last[1]
         assert results.report.workers == 2
-        assert until(lambda: _tasks(client) == 0)
+        assert eventually(lambda: _tasks(client) == 0, LIMIT)
 
 
 def _tasks(client: Any) -> int:

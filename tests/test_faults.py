@@ -18,14 +18,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from waiting import LIMIT, eventually
 
 from parmap import WorkerDied, _pool, pmap, shutdown
 
 # Pinned, and no more processes than it takes to tell one worker from another.
 TWO: dict[str, Any] = {"parallel": True, "max_workers": 2}
-
-# Seconds after which something that should happen is taken not to.
-LIMIT = 10.0
 
 
 @pytest.fixture(autouse=True)
@@ -54,16 +52,6 @@ def outcomes(results: Iterator[Any]) -> list[Any]:
             return found
         except Exception as error:
             found.append(error)
-
-
-def eventually(true: Callable[[], object]) -> bool:
-    """Whether `true()` comes to hold within the limit."""
-    end = time.monotonic() + LIMIT
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.005)  # between two looks, not instead of one
-    return True
 
 
 def running(pid: int) -> bool:

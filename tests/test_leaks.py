@@ -9,28 +9,16 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import LIMIT, eventually
 
 from parmap import _pool, pmap, shutdown
 
 TWO: dict[str, Any] = {"parallel": True, "max_workers": 2}
-
-# Seconds after which something that should happen is taken not to.
-LIMIT = 10.0
-
-
-def eventually(true: Callable[[], object]) -> bool:
-    """Whether `true()` comes to hold within the limit."""
-    end = time.monotonic() + LIMIT
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)  # between two looks, not instead of one
-    return True
 
 
 def descendants() -> list[int]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import short_temp
 
 NOTEBOOK = Path(__file__).parent.parent / "examples" / "notebook.ipynb"
 
@@ -79,10 +80,11 @@ LEFT = "began.unlink(); began.parent.rmdir(); print(len(list(pmap(abs, range(9),
 
 
 def executed(program: str, *arguments: str) -> Any:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program, *arguments],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    with short_temp() as temp:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", program, *arguments],
+            env={**os.environ, "TMPDIR": temp}, capture_output=True, text=True, timeout=120,
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import short_temp
 
 from parmap import _progress, pmap, pstarmap
 
@@ -343,10 +344,11 @@ def notebook() -> dict[str, Any]:
         "import time; r = list(pmap(lambda x: time.sleep(0.005), range(20), parallel=False))",
         "_progress.SHOW_AFTER = 60.0\nr = list(pmap(abs, range(20), parallel=True, max_workers=2))",
     ]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", NOTEBOOK],
-        input=json.dumps(cells), capture_output=True, text=True, timeout=90,
-    )  # fmt: skip
+    with short_temp() as temp:
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", NOTEBOOK], env={**os.environ, "TMPDIR": temp},
+            input=json.dumps(cells), capture_output=True, text=True, timeout=90,
+        )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from pages import ROOT, dead_links, programs, run
+from pages import ROOT, dead_links, programs, run, runs_as_shown
 
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -16,11 +16,7 @@ PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
 def test_a_program_on_a_page_runs_and_prints_what_the_page_says(
     program: str, output: str | None, tmp_path: Path
 ) -> None:
-    script = tmp_path / "shown.py"
-    script.write_text(program, encoding="utf-8")
-    printed = run(script, cwd=tmp_path)
-    if output is not None:
-        assert printed == output
+    runs_as_shown(program, output, tmp_path)
 
 
 def test_word_counts_gives_the_same_counts_with_map_and_pmap(tmp_path: Path) -> None:

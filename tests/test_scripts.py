@@ -13,20 +13,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import textwrap
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import LIMIT, eventually, short_temp
 
 METHODS = ["forkserver", "spawn", "fork"]
-
-# Seconds after which something that should happen is taken not to. Generous: a busy machine is not
-# a fault, and nobody waits for it but who has one.
-LIMIT = 10.0
 
 # Every block ends in an empty line and every statement prints or returns nothing, so that the same
 # text is a script, a module, a REPL session and a notebook cell.
@@ -153,6 +148,13 @@ class Place:
             *glob.glob(f"{self.temp}/**", recursive=True)[1:],
         ]
 
+    def kill_without_a_trace(self, process: subprocess.Popen) -> None:
+        """Kill a program; no process and no file of it may be left."""
+        process.kill()
+        process.wait(LIMIT)
+        assert eventually(lambda: not self.processes())
+        assert eventually(lambda: not self.files(process.pid)), self.files(process.pid)
+
     def clear(self) -> None:
         """End what is left, so that a test that failed does not disturb the next."""
         for pid in self.processes():
@@ -168,21 +170,10 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[Place]:
     """A folder for a program; whatever it started is ended after the test."""
-    temp = tempfile.mkdtemp(prefix="pm")  # short: the path of a socket has 108 bytes at the most
-    found = Place(tmp_path, temp)
-    yield found
-    found.clear()
-    shutil.rmtree(temp, ignore_errors=True)
-
-
-def eventually(true: Callable[[], object]) -> bool:
-    """Whether `true()` comes to hold within the limit."""
-    end = time.monotonic() + LIMIT
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.01)  # between two looks, not instead of one
-    return True
+    with short_temp() as temp:
+        found = Place(tmp_path, temp)
+        yield found
+        found.clear()
 
 
 def read_until(process: subprocess.Popen, word: str) -> None:
@@ -537,12 +528,9 @@ def test_a_killed_program_leaves_no_worker_and_no_file(place: Place, method: str
     script = place.file(SLOW + "list(pmap(slow, range(8), buffersize=4, chunksize=1, **two))\n")
     with place.start(script, method=method) as process:
         read_until(process, "running")
-        process.kill()
-        process.wait(LIMIT)
-        assert eventually(lambda: not place.processes())
+        place.kill_without_a_trace(process)
         assert process.stderr is not None
         assert process.stderr.read() == ""
-        assert eventually(lambda: not place.files(process.pid)), place.files(process.pid)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -581,12 +569,9 @@ def test_a_program_killed_with_results_on_their_way_leaves_no_file(
     with place.start(script, method=method) as process:
         read_until(process, "half")
         assert eventually(lambda: glob.glob(f"/dev/shm/*-{process.pid}-*/*"))
-        process.kill()
-        process.wait(LIMIT)
-        assert eventually(lambda: not place.processes())
+        place.kill_without_a_trace(process)
         assert process.stderr is not None
         assert process.stderr.read() == ""
-        assert eventually(lambda: not place.files(process.pid)), place.files(process.pid)
 
 
 STUCK = {
@@ -620,10 +605,7 @@ def test_workers_end_with_a_killed_program_whatever_they_are_at(
     script = place.file(SLOW + textwrap.dedent(body))
     with place.start(script, method=method) as process:
         read_until(process, "stuck")
-        process.kill()
-        process.wait(LIMIT)
-        assert eventually(lambda: not place.processes())
-        assert eventually(lambda: not place.files(process.pid)), place.files(process.pid)
+        place.kill_without_a_trace(process)
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from pages import ROOT, needs, programs, run
+from pages import ROOT, needs, programs, run, runs_as_shown
 
 pytestmark = pytest.mark.site
 
@@ -30,11 +30,7 @@ QUICK = {
 def test_a_program_on_a_page_runs_and_prints_what_the_page_says(
     program: str, output: str | None, tmp_path: Path
 ) -> None:
-    script = tmp_path / "shown.py"
-    script.write_text(program, encoding="utf-8")
-    printed = run(script, cwd=tmp_path)
-    if output is not None:
-        assert printed == output
+    runs_as_shown(program, output, tmp_path)
 
 
 @pytest.mark.parametrize(
