@@ -10,8 +10,8 @@ One call, front to back, by the rooms it goes through:
       2 _probe      run the first items here, keep their results           -> Probe
       3 _plan       + _machine: what we may use; _costs: what it takes;
                     _decision goes over                                    -> Plan
-      4 _engine     lease warm workers from _pool, which hosts them in Pools;
-                    _handle is one of them; _hiring and _processes make it,
+      4 _engine     lease warm workers from _pool; _handle is one of them;
+                    _processes begin, by _zygote if need be, each on its _seat,
                     _quiet about it; _sweep cleans up after the killed;
                     _executors for who brings an executor, and _carriers to it
       5 _flow       cut chunks to measure, keep every worker fed; until

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from parmap import _costs, _messages, _pool, _state, _worker
+from parmap import _costs, _messages, _pool, _seat, _state, _worker
 from parmap._call import Call
 from parmap._chunk import Chunk, Event, Lost, Part, Refused, Unavailable
 from parmap._files import Store, unlink
@@ -64,7 +64,7 @@ class LocalEngine:
         self._idle_deaths = 0  # in a row, without an item at fault or an answer between them
         self._wanted = workers
         self.deaths = 0
-        self._lost: list[int] = []
+        self._lost: list[int | None] = []
         self.bytes_moved = 0
         try:
             self._hire(workers)
@@ -72,7 +72,7 @@ class LocalEngine:
             self._let_go_of_task()
             raise
         self._began = time.monotonic()
-        self._booting = not any(worker.board[_messages.READY] for worker in self._queues)
+        self._booting = not any(worker.board[_seat.READY] for worker in self._queues)
 
     def _inherit_initializer(self, call: Call) -> int | None:
         """Leave the initializer where forked workers find it, under a key of its own."""
@@ -121,7 +121,7 @@ class LocalEngine:
     @property
     def booting(self) -> bool:
         """Whether no worker has come up yet."""
-        if self._booting and any(worker.board[_messages.READY] for worker in self._queues):
+        if self._booting and any(worker.board[_seat.READY] for worker in self._queues):
             self._came_up()
         return self._booting
 
@@ -176,9 +176,9 @@ class LocalEngine:
         for worker, queue in reversed(self._queues.items()):
             if worker not in self._retired and queue:
                 self._retired.add(worker)
-                worker.board[_messages.CANCELLED] = self._job_number
+                worker.board[_seat.CANCELLED] = self._job_number
                 with self._fence:
-                    claimed = worker.board[_messages.CHUNK]
+                    claimed = worker.board[_seat.CHUNK]
                 return [chunk for chunk in queue if chunk.number != claimed]
         return []
 
@@ -210,14 +210,14 @@ class LocalEngine:
         total = 0
         for worker, queue in self._queues.items():
             words = worker.board
-            if queue and words[_messages.CHUNK] == queue[0].number:
-                total += max(0, words[_messages.OFFSET] - queue[0].got)
+            if queue and words[_seat.CHUNK] == queue[0].number:
+                total += max(0, words[_seat.OFFSET] - queue[0].got)
         return total
 
     def close(self, now: bool = False) -> None:
         """The call is over. Items that have not begun do not begin."""
         for worker, queue in list(self._queues.items()):
-            worker.board[_messages.CANCELLED] = self._job_number
+            worker.board[_seat.CANCELLED] = self._job_number
             if now and queue:
                 self._remove(worker, kill=True)
             elif self._is_large() and not self.full(worker):
@@ -341,7 +341,7 @@ class LocalEngine:
 
     def _remove(self, worker: Worker, kill: bool) -> int | None:
         self._watch.remove(worker)
-        self._lost.append(worker.process.pid)  # its answers, which may yet be read, lie in files
+        self._lost.append(worker.pid)  # its answers, which may yet be read, lie in files
         for chunk in self._queues.pop(worker):
             if chunk.path is not None:
                 unlink(chunk.path)
@@ -359,7 +359,7 @@ class LocalEngine:
         now = time.monotonic_ns()
         limits = [0.05] if seconds is None else [0.05, seconds]  # an item may begin meanwhile
         for worker in self._queues:
-            began = worker.board[_messages.STARTED]
+            began = worker.board[_seat.STARTED]
             if began:
                 limits.append(max(0.0, self._timeout - (now - began) * 1e-9))
         return min(limits)
@@ -367,7 +367,7 @@ class LocalEngine:
     def _endoverdue(self, limit: float) -> None:
         now = time.monotonic_ns()
         for worker in list(self._queues):
-            began = worker.board[_messages.STARTED]
+            began = worker.board[_seat.STARTED]
             if began and self._queues[worker] and now - began > limit * 1e9:
                 worker.kill()
                 while worker.has_message():  # finished items of the same chunk

@@ -3,32 +3,54 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import sys
 from contextlib import suppress
 from typing import Any
 
 from parmap import _messages
-from parmap._processes import close_end
+from parmap._processes import begin
+from parmap._seat import PID, close_end, close_numbers, new_seat
 from parmap._transport import Parcel, frame, open_frame
 
 
 class Worker:
-    """The caller's handle on one worker."""
+    """The caller's handle on one worker, and its beginning.
 
-    def __init__(self, process: Any, host: Any):
-        self.process = process
-        self.host = host  # whose Pool it is of: a `_pool.Host`
-        self.line = process.line
-        self.board = process.board.words
-        self.pidfd: int | None = None
-        self.settled = False
-        self.job = 0  # number of the job it knows
-        self.inflight = 0  # chunks sent and not yet answered to the end
-        self.place: object = None  # the place it was last told to follow
+    Attributes:
+        job: number of the job it knows; place: the place it was last told to follow.
+        inflight: chunks sent and not yet answered to the end.
+        pidfd: readable once the process has ended; None before there is one, and where the system
+            has no such thing.
+    """
 
-    def post(self, message: _messages.Job | _messages.Work | _messages.Over) -> None:
+    pidfd: int | None = None
+    _code: int | None = None
+    job = 0
+    inflight = 0
+    place: object = None
+
+    def __init__(self, method: str, hello: _messages.Hello):
+        """Begin it. Raises OSError where that is not possible."""
+        self._store = hello.store
+        seat, numbers = new_seat()
+        self.line, self.lifeline, self.board = seat
+        try:
+            self._exitcode = begin(method, numbers)
+        except BaseException:
+            seat.close()
+            raise
+        finally:
+            close_numbers(numbers)
+        self.post(hello)
+        self.flush()
+
+    def post(
+        self, message: _messages.Hello | _messages.Job | _messages.Work | _messages.Over
+    ) -> None:
         """Add a message to what `flush` sends."""
-        self.line.post(frame(message.wire(), self.host.store))
+        self.line.post(frame(message.wire(), self._store))
 
     def flush(self) -> None:
         """Send. That the worker is gone is no error here: who waits for it will be told."""
@@ -48,34 +70,50 @@ class Worker:
         """Whether `receive` has something to return at once: a message, or the end."""
         return self.line.holds_more() or bool(readable([self.line], 0))
 
-    def settle(self) -> bool:
-        """Whether the process exists: once it does, a descriptor tells of its end."""
-        if not self.settled and self.process.named:
-            self.settled = True
-            self.pidfd = _pidfd(self.process.pid)
-        return self.settled
+    @property
+    def pid(self) -> int | None:
+        """Its process, once that runs."""
+        return self.board[PID] or None
+
+    def settle(self) -> int | None:
+        """The descriptor that tells of its end, if it can be had by now."""
+        if self.pidfd is None and self.pid is not None and hasattr(os, "pidfd_open"):
+            try:
+                self.pidfd = os.pidfd_open(self.pid)
+            except OSError:  # an old kernel, a sandbox; or it has ended, as its line tells
+                return None
+        return self.pidfd
 
     def alive(self) -> bool:
-        if not self.settle():
-            return True
-        if self.pidfd is None:
-            return self.process.exitcode is None
-        return not readable([self.pidfd], 0)
+        """Whether it can be given work, as far as one knows."""
+        if self.settle() is not None:
+            return not readable([self.pidfd], 0)
+        return not self.has_message()  # an idle worker has nothing to say but its end
 
     def exitcode(self, limit: float = 1.0) -> int | None:
         """The exit code of a worker that is dead or about to be; None if it cannot be had."""
-        self.process.join(limit)
-        code: int | None = self.process.exitcode
-        return code
+        if self._code is None and self.settle() is not None:
+            readable([self.pidfd], limit)
+        if self._code is None:
+            self._code = self._exitcode(self.pid, limit)
+        return self._code
 
     def kill(self) -> None:
-        if self.process.pid is None:
-            return  # it never came to be
-        with suppress(ProcessLookupError):
-            os.kill(self.process.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+        """End it. One that does not run yet ends when its line is closed."""
+        if self.pid is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
 
     def close(self) -> None:
+        """Let it go: its line is closed, by which it leaves when it is done with its item."""
         close_end(self.line)
+
+    def bury(self) -> None:
+        """Close all of it. Its lifeline ends it, if it has not ended by then."""
+        self.close()
+        self.exitcode()
+        close_end(self.lifeline)
+        self.exitcode()
         if self.pidfd is not None:
             os.close(self.pidfd)
             self.pidfd = None
@@ -101,17 +139,14 @@ def discard(answer: _messages.Answer) -> None:
             outcome.discard()
 
 
-def _pidfd(pid: int | None) -> int | None:
-    """A descriptor that becomes readable when the process ends, where the system has such."""
-    if pid is None or not hasattr(os, "pidfd_open"):
-        return None
-    try:
-        return os.pidfd_open(pid)
-    except OSError:  # an old kernel, a sandbox, or the process is gone already
-        return None
+def readable(sources: list[Any], seconds: float | None) -> list[Any]:
+    """Those of the sources that can be read, or have ended; waits for the first one."""
+    if sys.platform == "win32":
+        from multiprocessing.connection import wait
 
-
-def readable(sources: list[Any], timeout: float | None) -> list[Any]:
-    from multiprocessing.connection import wait
-
-    return wait(sources, timeout)
+        return wait(sources, seconds)
+    poll = select.poll()
+    for source in sources:
+        poll.register(source, select.POLLIN)
+    ready = {number for number, _ in poll.poll(None if seconds is None else seconds * 1000)}
+    return [each for each in sources if (each if isinstance(each, int) else each.fileno()) in ready]

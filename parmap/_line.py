@@ -7,10 +7,8 @@ Messages are small (see `_transport.INLINE_BYTES`), so that each is written at o
 
 from __future__ import annotations
 
-import multiprocessing.connection
 import os
 import struct
-import sys
 from typing import Any
 
 # Bytes asked of a pipe at once: what it holds by default.
@@ -20,23 +18,19 @@ _LENGTH = struct.Struct("!I")
 
 
 class Line:
-    """One end. Closed by `close`, or by the end of the process that holds it.
+    """One end: a descriptor to read from, and one to write to. Closed by `close`, or by the end of
+    the process that holds it.
 
     Attributes:
         roomy: the pipe holds what two messages need, so that neither side waits for the other to
             read. False where the system ran out of memory for pipes.
     """
 
-    def __init__(self, reader: Any, writer: Any):
-        self._reader, self._writer = reader, writer
-        self._source: int = reader.fileno()
-        self._sink: int = writer.fileno()
+    def __init__(self, source: int, sink: int):
+        self._source, self._sink = source, sink
         self._buffer = b""
         self._posted: list[bytes] = []
         self.roomy: bool = _capacity(self._sink) >= _PIPE_BYTES
-
-    def __reduce__(self) -> Any:
-        return Line, (self._reader, self._writer)  # multiprocessing passes on the descriptors
 
     def fileno(self) -> int:
         """The descriptor that becomes readable when there is a message, or the end."""
@@ -86,9 +80,10 @@ class Line:
         return buffer[4:end]
 
     def close(self) -> None:
-        self._reader.close()
-        self._writer.close()
-        self._source = self._sink = -1  # the numbers may soon be another file's
+        ends, self._source, self._sink = (self._source, self._sink), -1, -1
+        for end in ends:
+            if end >= 0:  # else closed before: the number may be another file's by now
+                os.close(end)
 
 
 class WindowsLine:  # not tested: there is no Windows here
@@ -103,23 +98,10 @@ class WindowsLine:  # not tested: there is no Windows here
         self.receive = connection.recv_bytes
         self.close = connection.close
 
-    def __reduce__(self) -> Any:
-        return WindowsLine, (self._connection,)
-
     def flush(self) -> None: ...
 
     def holds_more(self) -> bool:
         return False
-
-
-def line_pair() -> tuple[Any, Any]:
-    """Two connected ends."""
-    if sys.platform == "win32":
-        here, there = multiprocessing.connection.Pipe()
-        return WindowsLine(here), WindowsLine(there)
-    in_reader, in_writer = multiprocessing.connection.Pipe(duplex=False)
-    out_reader, out_writer = multiprocessing.connection.Pipe(duplex=False)
-    return Line(in_reader, out_writer), Line(out_reader, in_writer)
 
 
 def _capacity(descriptor: int) -> int:

@@ -1,6 +1,7 @@
-"""What crosses the process wall, and the memory both sides see: messages and the board.
+"""What crosses the process wall, as messages; and what the board of a worker that died says.
 
-caller  ->  Job      the function, once a call and worker
+caller  ->  Hello    what a worker is for, once
+        ->  Job      the function, once a call and worker
         ->  Work     a chunk of items
         ->  Over     the call is over: let its function go
 worker  ->  Answer   outcomes of items, in one or more parts a chunk
@@ -9,64 +10,17 @@ worker  ->  Answer   outcomes of items, in one or more parts a chunk
 
 from __future__ import annotations
 
-import os
+import struct
 from typing import Any, NamedTuple
 
+from parmap._files import Store
 from parmap._outcome import Failure
+from parmap._seat import CHUNK, LENGTH, LOADING, OFFSET, READY, STARTED
 from parmap._state import Facts, Place
 from parmap._transport import Parcel
 
-# Words of the board, by which caller and worker see each other's state without a message.
-# LOADING is the chunk being unpacked, or the job with a minus before it; 0 for nothing.
-READY, CANCELLED, CHUNK, OFFSET, LENGTH, STARTED, LOADING = range(7)
-BOARD_WORDS = 8
-
-
-class Board:
-    """A few 64-bit words in memory that caller and worker share."""
-
-    def __init__(self) -> None:
-        self._block = _shared_block(8 * BOARD_WORDS)
-        self.words = self._block.create_memoryview().cast("q")
-        for word in range(BOARD_WORDS):  # the block may have been another worker's
-            self.words[word] = 0
-
-    def __reduce__(self) -> Any:
-        return _board_of, (self._block,)
-
-
-def _shared_block(size: int) -> Any:
-    """Memory that a worker sees too."""
-    from multiprocessing import heap
-
-    try:
-        return heap.BufferWrapper(size)
-    except OSError:  # no place for its file
-        if not hasattr(os, "memfd_create"):
-            raise
-    return _Nameless(size)
-
-
-class _Nameless:
-    """A shared block whose file has no name, and so needs no place."""
-
-    def __init__(self, size: int):
-        from multiprocessing import heap, util
-
-        fd = os.memfd_create("parmap")
-        os.ftruncate(fd, size)
-        self._arena = heap.Arena(size, fd)
-        util.Finalize(self, os.close, (fd,))
-
-    def create_memoryview(self) -> memoryview:
-        return memoryview(self._arena.buffer)
-
-
-def _board_of(block: Any) -> Board:
-    board = Board.__new__(Board)
-    board._block = block
-    board.words = block.create_memoryview().cast("q")
-    return board
+# What the fork server says of each process that ended: its number, and its exit code.
+ENDED = struct.Struct("!qq")
 
 
 def at_work(words: Any, chunk: int, items: int) -> tuple[bool, int, int]:
@@ -88,6 +42,24 @@ def preparing(words: Any) -> str:
 #
 # Named tuples, not dataclasses: those with slots pickle through Python code, 5 us each, in the one
 # place where it counts.
+
+
+class Hello(NamedTuple):
+    """The first message to a worker.
+
+    `store` is where its files go; `initializer` a pickled (initializer, initargs), or the key of
+    inherited ones, or None, and `place` where that finds its modules; `idle_seconds` how long the
+    worker waits for work before it ends itself; `arguments` the caller's `sys.argv`.
+    """
+
+    store: Store
+    initializer: bytes | int | None
+    idle_seconds: float
+    place: Place | None
+    arguments: list[str]
+
+    def wire(self) -> tuple[Any, ...]:
+        return (_HELLO, self)
 
 
 class Job(NamedTuple):
@@ -165,10 +137,10 @@ class Refusal(NamedTuple):
         return (_REFUSAL, self)
 
 
-_JOB, _WORK, _ANSWER, _REFUSAL, _OVER = range(5)
+_JOB, _WORK, _ANSWER, _REFUSAL, _OVER, _HELLO = range(6)
 
 
-def read(wire: tuple[Any, ...]) -> Job | Work | Over | Answer | Refusal:
+def read(wire: tuple[Any, ...]) -> Hello | Job | Work | Over | Answer | Refusal:
     """A message from what its `wire` made of it.
 
     The frequent ones cross as plain tuples: naming a class in a pickle costs 3 us, four times a
@@ -183,5 +155,5 @@ def read(wire: tuple[Any, ...]) -> Job | Work | Over | Answer | Refusal:
         return Answer(wire[1], wire[2], groups, *wire[4:])
     if wire[0] == _OVER:
         return Over()
-    message: Job | Refusal = wire[1]
+    message: Hello | Job | Refusal = wire[1]
     return message

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import sys
 import threading
 from typing import Any
 
@@ -29,14 +31,17 @@ def watch_caller(caller: Any) -> None:
     fcntl.fcntl(caller, set_signal, signal.SIGKILL)
     flags = fcntl.fcntl(caller, fcntl.F_GETFL)
     fcntl.fcntl(caller, fcntl.F_SETFL, flags | os.O_ASYNC)
-    if caller.poll():  # it was gone before we asked to be told
+    if select.select([caller], [], [], 0)[0]:  # it was gone before we asked to be told
         leave()
 
 
 def _wait_for_orphanhood(caller: Any) -> None:
-    from multiprocessing.connection import wait
+    if sys.platform == "win32":
+        from multiprocessing.connection import wait
 
-    wait([caller])
+        wait([caller])
+    else:
+        select.select([caller], [], [])
     leave()
 
 

@@ -1,16 +1,11 @@
-"""Station 4: the warm workers of this process, hosted by multiprocessing.Pool.
-
-A Pool starts, hosts and ends processes; each of its processes runs one task, `_worker.serve`, and
-the work itself goes over one private pipe a worker, with no thread between caller and worker.
+"""Station 4: the warm workers of this process.
 
 What holds here:
-  - Workers are kept for the next call, and end themselves when idle. When the last worker of a Pool
-    has left, the Pool goes too.
+  - Workers are kept for the next call, and end themselves when idle.
   - A worker belongs to one call at a time. A call takes idle workers and hires what is missing.
-  - Nobody is replaced behind our back: a hired Pool starts its workers once (see `Hiring`). A lost
-    worker is replaced by the call that lost it, in its own thread.
-  - Death is seen by pidfd and by EOF, whichever comes first.
-  - Ending never waits on a lock: workers are killed first, then nobody holds anything.
+  - A lost worker is replaced by the call that lost it, in its own thread. Nobody else begins any.
+  - Death is seen by pidfd and by the end of its line, whichever comes first.
+  - Ending never waits on a lock, and on a worker for half a second at the most.
   - A forked copy of this process starts with nothing, and touches nothing of the original.
 """
 
@@ -18,18 +13,21 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
-from parmap import _worker
 from parmap._files import Store, new_store
 from parmap._handle import Worker, read_late_answers, readable
-from parmap._hiring import Hiring
-from parmap._processes import close_end, forget_after_fork
-from parmap._quiet import interrupts_deferred
-from parmap._sweep import sweep_after_the_dead
+from parmap._messages import Hello
+from parmap._processes import end_server, forget_after_fork
+from parmap._quiet import filled_streams, interrupts_deferred
+from parmap._seat import close_end, keep_end
+from parmap._state import place
+from parmap._sweep import end_sweeper, start_sweeper, sweep_after_the_dead
 
 # Seconds after which a worker without work ends itself. Smaller makes programs that call now and
 # then pay for a start each time (60 ms); larger keeps memory for nobody.
@@ -48,49 +46,25 @@ MOST_CREWS = 4
 LEAVE_SECONDS = 0.5
 
 
-class Host:
-    """One Pool: workers that were hired together."""
-
-    def __init__(self, crew: Crew, count: int):
-        self.store = crew.store
-        self._left = count
-        self._crew = crew
-        self._hiring = Hiring(crew.method, count, crew.store, crew.initializer, IDLE_SECONDS)
-        self._pool = self._hiring.new_pool(count)
-        self.workers = [Worker(process, self) for process in self._hiring.processes]
-        for _ in self.workers:
-            self._pool.apply_async(_worker.serve, callback=self._left_by_one)
-
-    def _left_by_one(self, _: object) -> None:
-        """A worker ended by itself. Runs in the Pool's result thread."""
-        self._left -= 1
-        if self._left == 0:
-            self._crew.dismiss(self)
-
-    def end(self) -> None:
-        """Kill what is left, then end the Pool. Waits on nothing that a worker could hold."""
-        for worker in self.workers:
-            worker.close()
-        self._hiring.end(self._pool)
-        self.workers.clear()
-
-
 class Crew:
-    """All workers of one start method and initializer, whichever Pools host them."""
+    """All workers of one start method and initializer."""
 
     def __init__(self, method: str, initializer: bytes | int | None, store: Store):
         self.method = method
         self.initializer = initializer
         self.store = store
-        # Held for a few lines at a time, and never while anything is waited for or ended: a Pool's
-        # own threads take it too. Not re-entrant, for `give_back` may come in from a finaliser, in
-        # the middle of any line here.
+        # Held for a few lines at a time, and never while anything is waited for or ended. Not
+        # re-entrant, for `give_back` may come in from a finaliser, in the middle of any line here.
         self._lock = threading.Lock()
-        self._hosts: list[Host] = []
+        self._workers: set[Worker] = set()
         self._idle: list[Worker] = []
         self._draining: list[Worker] = []
         self._returned: deque[Worker] = deque()  # given back, not yet sorted into the two above
+        self._returned_at = 0.0
         self._most = 0  # workers of one call at the most: more idle ones are not kept
+        self._sweeper: Any = None
+
+    # ------------------------------------------------------------------ begin and end of a lease
 
     def lease(self, count: int) -> list[Worker]:
         """Up to `count` workers for one call: idle ones first, then newly hired ones.
@@ -104,15 +78,7 @@ class Crew:
             self._most = max(self._most, count)
         taken = [worker for worker in wanted if worker.alive()]
         self._lay_off([worker for worker in wanted if worker not in taken])
-        if len(taken) < count:
-            taken.extend(self._hire(count - len(taken)))
-        return taken
-
-    def _hire(self, count: int) -> list[Worker]:
-        host = Host(self, count)
-        with self._lock:
-            self._hosts.append(host)
-        return list(host.workers)
+        return taken + self._hire(count - len(taken))
 
     def give_back(self, workers: Sequence[Worker]) -> None:
         """End of a lease. Who still runs an item of the call comes back when that is done.
@@ -121,6 +87,7 @@ class Crew:
         left to them, or to the next call.
         """
         self._returned.extend(workers)
+        self._returned_at = time.monotonic()
         if not self._lock.acquire(blocking=False):
             return
         try:
@@ -134,14 +101,12 @@ class Crew:
         """With the lock: returned workers are idle, or draining until their last answer is in."""
         while self._returned:
             worker = self._returned.popleft()
-            if worker in worker.host.workers:  # else its Pool was ended meanwhile
+            if worker in self._workers:  # else it was ended meanwhile
                 self._draining.append(worker)
-        for worker in list(self._draining):
+        for worker in self._draining:
             read_late_answers(worker)
         self._idle += [worker for worker in self._draining if not worker.inflight]
         self._draining = [worker for worker in self._draining if worker.inflight]
-        # Small Pools last, which is where those are taken that are too many: so whole Pools go.
-        self._idle.sort(key=lambda worker: (-len(worker.host.workers), id(worker.host)))
 
     def _await_drained(self, count: int) -> None:
         """Give workers that were told to stop a moment to be done with the item they are at."""
@@ -155,62 +120,85 @@ class Crew:
                 return
             readable(busy, max(0.0, limit - time.monotonic()))
 
+    def busy(self) -> int:
+        """Workers that belong to a call, or finish the last item of one."""
+        with self._lock:
+            self._sort_returned()
+            return len(self._workers) - len(self._idle)
+
+    def warm(self) -> int:
+        """Workers that could be leased at once, as far as one knows without asking them."""
+        if time.monotonic() - self._returned_at > IDLE_SECONDS:
+            self._lay_off(self._take_idle())
+        return len(self._idle) + len(self._returned)
+
+    # ------------------------------------------------------------------ begin and end of a worker
+
+    def _hire(self, count: int) -> list[Worker]:
+        """New workers: all that are wanted, or none."""
+        hired: list[Worker] = []
+        if count < 1:
+            return hired
+        with interrupts_deferred(), filled_streams():
+            try:
+                self._see_to_sweeping()
+                hello = self._hello()
+                while len(hired) < count:
+                    hired.append(Worker(self.method, hello))
+            except BaseException:
+                for worker in hired:
+                    worker.kill()
+                    worker.bury()
+                raise
+            with self._lock:
+                self._workers.update(hired)
+        return hired
+
+    def _see_to_sweeping(self) -> None:
+        if self._sweeper is None and self.method != "forkserver":  # whose server sweeps
+            self._sweeper = start_sweeper(self.store.directories)
+            if self._sweeper is not None:
+                keep_end(self._sweeper.stdin)
+
+    def _hello(self) -> Hello:
+        here = place() if isinstance(self.initializer, bytes) else None
+        return Hello(self.store, self.initializer, IDLE_SECONDS, here, sys.argv)
+
     def lose(self, worker: Worker, kill: bool = False) -> None:
         """Strike a worker that died, or is to die. Its files are left to its call."""
         if kill:
             worker.kill()
         self._strike([worker])
 
-    def busy(self) -> int:
-        """Workers that belong to a call, or finish the last item of one."""
-        with self._lock:
-            self._sort_returned()
-            return sum(len(host.workers) for host in self._hosts) - len(self._idle)
-
-    def warm(self) -> int:
-        """Workers that could be leased at once."""
-        return len(self._idle) + len(self._returned)
-
     def _lay_off(self, workers: Sequence[Worker]) -> None:
         """Strike workers that belong to no call."""
         for worker in self._strike(workers):
-            self.store.sweep(f"{worker.process.pid}-")
+            self.store.sweep(f"{worker.pid}-")
 
     def _strike(self, workers: Sequence[Worker]) -> list[Worker]:
-        """Strike workers that are dead or dying; end the Pools that have no others."""
         with self._lock:
-            struck = [worker for worker in workers if worker in worker.host.workers]
+            struck = [worker for worker in workers if worker in self._workers]
+            self._workers.difference_update(struck)
             for worker in struck:
-                worker.host.workers.remove(worker)
                 for group in (self._idle, self._draining):
                     if worker in group:
                         group.remove(worker)
-            empty = {id(w.host): w.host for w in struck if not w.host.workers}
-            self._hosts = [host for host in self._hosts if id(host) not in empty]
         for worker in struck:
-            worker.close()  # one that is not dead yet leaves when its line closes
-            worker.exitcode()
-            close_end(worker.process.lifeline)  # and if it would not leave, this ends it
-        for host in empty.values():
-            host.end()
+            worker.bury()
         return struck
+
+    def _take_idle(self) -> list[Worker]:
+        with self._lock:
+            self._sort_returned()
+            taken, self._idle = self._idle, []
+        return taken
 
     def dismiss_idle(self) -> None:
         """Let all idle workers go: they know a state of the caller's modules that is over."""
-        with self._lock:
-            leaving, self._idle = self._idle, []
+        leaving = self._take_idle()
         for worker in leaving:
             worker.kill()
         self._lay_off(leaving)
-
-    def dismiss(self, host: Host) -> None:
-        """Every worker of this Pool has ended by itself."""
-        with self._lock:
-            if host not in self._hosts or any(w not in self._idle for w in host.workers):
-                return  # a call has just leased one of them, and will find it dead
-            self._hosts.remove(host)
-            self._idle = [w for w in self._idle if w.host is not host]
-        host.end()
 
     @classmethod
     def forked(cls, initializer: int | None) -> Crew:
@@ -219,18 +207,21 @@ class Crew:
 
     def end(self) -> None:
         """End all workers: those without work are asked to leave, the others are killed."""
-        with self._lock:
-            self._sort_returned()
-            idle, self._idle = self._idle, []
-            self._draining = []
-            hosts, self._hosts = self._hosts, []
-        for worker in idle:
-            close_end(worker.line)
+        leaving = self._take_idle()
+        for worker in leaving:
+            worker.close()
         limit = time.monotonic() + LEAVE_SECONDS
-        for worker in idle:
-            worker.process.join(max(0.0, limit - time.monotonic()))
-        for host in hosts:
-            host.end()
+        for worker in leaving:
+            worker.exitcode(max(0.0, limit - time.monotonic()))
+        with self._lock:
+            workers = list(self._workers)
+        for worker in workers:
+            worker.kill()
+        self._strike(workers)
+        if self._sweeper is not None:
+            end_sweeper(self._sweeper)
+            close_end(self._sweeper.stdin)
+            self._sweeper = None
 
 
 # ------------------------------------------------------------------ the crews of this process
@@ -280,6 +271,7 @@ def shutdown() -> None:
         each.end()
     if old is not None:
         old.sweep()
+    end_server(LEAVE_SECONDS)
 
 
 def _forget() -> None:

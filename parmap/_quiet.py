@@ -36,9 +36,6 @@ def interrupts_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    from multiprocessing import resource_tracker
-
-    resource_tracker.ensure_running()  # starting it later would unblock the signal
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -64,23 +61,3 @@ def filled_streams() -> Iterator[None]:
     finally:
         for number in filled:
             os.close(number)
-
-
-@contextmanager
-def in_a_directory() -> Iterator[None]:
-    """Processes started in here have a working directory, also where the caller's was deleted.
-
-    multiprocessing asks for it, and CPython 3.13.0 cannot `import socket` without one.
-    """
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        gone = os.open(".", os.O_RDONLY)  # a way back that needs no name
-        os.chdir(os.sep)
-        try:
-            yield
-        finally:
-            os.fchdir(gone)
-            os.close(gone)
-    else:
-        yield

@@ -1,11 +1,12 @@
 """Station 6, behind the process wall: all that runs in a worker.
 
-A worker is a process of a multiprocessing.Pool whose one task is `serve`. It reads jobs and chunks
-from a pipe that only it and its caller hold, and answers every chunk, whatever happens, with
-bytes. It never sees the caller's `__main__`, and imports nothing that a function does not need: the
-standard library, and cloudpickle where something has to travel by value.
+A worker is a process that runs `main`. It reads jobs and chunks from a pipe that only it and its
+caller hold, and answers every chunk, whatever happens, with bytes. It never sees the caller's
+`__main__`, and imports nothing that a function does not need: the standard library, and cloudpickle
+where something has to travel by value.
 
     caller                           worker
+    Hello  what it is for, once    ->   initialize
     Job    the function, once   ->   unpack, compare facts      -> Refusal if it must not run it
     Work   a chunk of items     ->   run each, capture outcomes -> Answer, in one or more parts
     Over   the call has ended   ->   let the function go
@@ -13,6 +14,7 @@ standard library, and cloudpickle where something has to travel by value.
 
 from __future__ import annotations
 
+import os
 import pickle
 import select
 import signal
@@ -20,29 +22,26 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from parmap import _state
 from parmap._files import MAP_RESULT_BYTES, Store
 from parmap._line import Line
-from parmap._messages import (
+from parmap._messages import Answer, Hello, Job, Over, Refusal, Work, read
+from parmap._orphan import leave, watch_caller
+from parmap._outcome import Failure, Mapper, capture, run_batch
+from parmap._seat import (
     CANCELLED,
     CHUNK,
     LENGTH,
     LOADING,
     OFFSET,
+    PID,
     READY,
     STARTED,
-    Answer,
-    Board,
-    Job,
-    Over,
-    Refusal,
-    Work,
-    read,
+    Seat,
+    take_seat,
 )
-from parmap._orphan import leave
-from parmap._outcome import Failure, Mapper, capture, run_batch
 from parmap._transport import Parcel, dumps, frame, open_frame, pack, unpack
 
 # Seconds of finished items that a worker may hold back before it answers with a part of a chunk.
@@ -55,41 +54,36 @@ FLUSH_SECONDS = 0.05
 SINGLE_SECONDS = 50e-6
 
 
-class Seat(NamedTuple):
-    """What a worker was given at its start.
+class _Office:
+    """Where a worker sits, and what it was told at its start.
 
     Attributes:
-        line: its end of the line to the caller.
-        caller: its end of a pipe that closes when the caller is gone.
-        board: the words shared with the caller.
-        store: where its files go.
-        initializer: pickled (initializer, initargs) of the caller's, or the key of inherited ones,
-            or None.
-        idle_seconds: how long it waits for work before it ends itself.
+        board: the words shared with the caller; store: where its files go.
+        hello: the rest of it.
     """
 
-    line: Line
-    caller: Any
-    board: Board
-    store: Store
-    initializer: bytes | int | None
-    idle_seconds: float
+    def __init__(self, seat: Seat):
+        self._line, self.board = seat.line, seat.board
+        hello = read(open_frame(self._line.receive()))
+        assert isinstance(hello, Hello)
+        self.store, self._idle_seconds = hello.store, hello.idle_seconds
+        self.hello = hello
 
     def receive(self) -> Job | Work | Over | None:
         """The next message, or None when there will be none: the caller closed, died, or idles."""
         try:
-            if not self.line.holds_more() and not _wait_for(self.line, self.idle_seconds):
+            if not self._line.holds_more() and not _wait_for(self._line, self._idle_seconds):
                 return None
-            message = read(open_frame(self.line.receive()))
+            message = read(open_frame(self._line.receive()))
         except (EOFError, ConnectionError):
             return None
         assert isinstance(message, Job | Work | Over)
         return message
 
     def send(self, message: Answer | Refusal) -> None:
-        self.line.post(frame(message.wire(), self.store))
+        self._line.post(frame(message.wire(), self.store))
         try:
-            self.line.flush()
+            self._line.flush()
         except BrokenPipeError:  # nobody wants it
             leave()
 
@@ -107,19 +101,35 @@ def _wait_for(line: Line, seconds: float) -> bool:
 
 _Task = tuple[Mapper, Callable[..., Any]]
 
-_seat: Seat | None = None
-inherited: dict[int, Any] = {}  # tasks a forked worker finds in its memory (see _pool)
+_inside = False
+inherited: dict[int, Any] = {}  # tasks a forked worker finds in its memory (see _engine)
 
 
 def inside() -> bool:
     """Whether this process is a worker: a nested call runs serially."""
-    return _seat is not None
+    return _inside
 
 
-def settle(seat: Seat) -> None:
-    """Take the seat: called once, in the new process, before the Pool's own loop begins."""
-    global _seat
-    _seat = seat
+def main(*numbers: int) -> None:
+    """All of a worker's life: take the seat with these numbers, answer chunks until there are no
+    more."""
+    global _inside
+    _inside = True
+    seat = take_seat(numbers)
+    watch_caller(seat.lifeline)
+    seat.board[PID] = os.getpid()
+    _hear_signals()
+    try:
+        office = _Office(seat)
+    except (EOFError, ConnectionError):
+        return  # the caller has thought better of it
+    sys.argv[:] = office.hello.arguments
+    if office.hello.place is not None:
+        _state.follow(office.hello.place, {})
+    _serve(office)
+
+
+def _hear_signals() -> None:
     # A Python handler that does nothing, rather than SIG_IGN: subprocesses of fn would inherit
     # that. Ctrl-C in a terminal reaches every process; what becomes of the call, the caller says.
     signal.signal(signal.SIGINT, lambda *_: None)
@@ -128,17 +138,14 @@ def settle(seat: Seat) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
-def serve() -> None:
-    """The one task of a worker in its Pool: answer chunks until there are no more."""
-    seat = _seat
-    assert seat is not None
-    initialized = _initialize(seat.initializer)
-    seat.board.words[READY] = 1
+def _serve(office: _Office) -> None:
+    initialized = _initialize(office.hello.initializer)
+    office.board[READY] = 1
     desk: _Desk | None = None
-    while (message := seat.receive()) is not None:
+    while (message := office.receive()) is not None:
         if isinstance(message, Job):
             desk = None  # lets go of the last call's function before the next one is unpacked
-            desk = _Desk(seat, message, initialized)
+            desk = _Desk(office, message, initialized)
         elif isinstance(message, Over):
             desk = None
         elif desk is not None:
@@ -170,11 +177,11 @@ def _initialize(given: bytes | int | None) -> Failure | dict[str, Any]:
 class _Desk:
     """One call as one worker sees it."""
 
-    def __init__(self, seat: Seat, job: Job, initialized: Failure | dict[str, Any]):
-        self._seat = seat
+    def __init__(self, office: _Office, job: Job, initialized: Failure | dict[str, Any]):
+        self._office = office
         self._job = job
         self._spare: list[bytearray] = []
-        self._store = seat.store.of_call(job.number, MAP_RESULT_BYTES)
+        self._store = office.store.of_call(job.number, MAP_RESULT_BYTES)
         self._refused: Refusal | None = None
         self._task: _Task | None = None
         self._fence = threading.Lock()
@@ -191,13 +198,13 @@ class _Desk:
         self._task, fn = task, task[1]
         _state.share(initialized, fn)
         if job.facts is not None:
-            mine = _state.facts(fn, code_only=seat.initializer is not None)
+            mine = _state.facts(fn, code_only=office.hello.initializer is not None)
             if mine != job.facts:
                 self._refused = Refusal(job.number, None, "facts", None, mine)
 
     def _load(self, parcel: Parcel | int, name: int, spare: list[bytearray] | None = None) -> Any:
         """Unpack, with a word on the board for the caller if that should end this process."""
-        board = self._seat.board.words
+        board = self._office.board
         board[LOADING] = name
         try:
             return inherited[parcel] if isinstance(parcel, int) else unpack(parcel, spare)
@@ -212,18 +219,18 @@ class _Desk:
         if refused is None and self._task is not None:
             if not self._claim(work):
                 work.items.discard()
-                self._seat.send(Answer(work.job, work.number, [], 0.0, 0.0, True))
+                self._office.send(Answer(work.job, work.number, [], 0.0, 0.0, True))
                 return
             try:
                 items = self._load(work.items, work.number, self._spare)
             except BaseException as error:
                 refused = Refusal(work.job, work.number, "items", _captured(error))
             else:
-                _Run(self._seat, self._store, self._job, work, self._task, items).run()
+                _Run(self._office, self._store, self._job, work, self._task, items).run()
                 return
         assert refused is not None
         work.items.discard()
-        self._seat.send(refused._replace(chunk=work.number))
+        self._office.send(refused._replace(chunk=work.number))
 
     def _claim(self, work: Work) -> bool:
         """Say that the chunk is begun, unless the caller has taken it back.
@@ -231,7 +238,7 @@ class _Desk:
         Each side writes its word and then reads the other's (Dekker, 1965), so the two cannot both
         run an item. The lock between is for processors that would do the reading first.
         """
-        board = self._seat.board.words
+        board = self._office.board
         board[OFFSET], board[CHUNK] = 0, work.number
         with self._fence:
             return bool(board[CANCELLED] != work.job)
@@ -244,9 +251,9 @@ class _Run:
     """One chunk being run: items left, outcomes not yet sent."""
 
     def __init__(
-        self, seat: Seat, store: Store, job: Job, work: Work, task: _Task, items: list[Any]
+        self, office: _Office, store: Store, job: Job, work: Work, task: _Task, items: list[Any]
     ):
-        self._seat, self._store, self._job, self._work = seat, store, job, work
+        self._office, self._store, self._job, self._work = office, store, job, work
         self._mapper, self._fn = task
         self._items = items
         self._next, self._total = 0, len(items)
@@ -257,7 +264,7 @@ class _Run:
 
     def run(self) -> None:
         size = 1
-        board = self._seat.board.words
+        board = self._office.board
         while self._next < self._total and board[CANCELLED] != self._work.job:
             size = self._run_slice(min(size, self._total - self._next))
             held = time.perf_counter() - self._began
@@ -269,7 +276,7 @@ class _Run:
 
     def _run_slice(self, size: int) -> int:
         """Run the next `size` items, and say how many to run at once after them."""
-        board = self._seat.board.words
+        board = self._office.board
         items = self._items[self._next : self._next + size]
         board[LENGTH] = size
         board[OFFSET] = self._next
@@ -316,7 +323,7 @@ class _Run:
         """An item raised: run it again as often as the caller asked, then keep its exception."""
         self._pickle()
         for _ in range(self._job.retries):
-            self._seat.board.words[STARTED] = time.monotonic_ns()
+            self._office.board[STARTED] = time.monotonic_ns()
             values, again = run_batch(self._mapper, self._fn, [item])
             if again is None:
                 self._keep(values)
@@ -334,7 +341,7 @@ class _Run:
         answer = Answer(
             self._work.job, self._work.number, self._groups, now - self._began, used, last
         )
-        self._seat.send(answer)
+        self._office.send(answer)
         self._groups = []
         self._began = now
 

@@ -37,10 +37,9 @@ ROOMS = [
     "_watch",
     "_pool",
     "_handle",
-    "_boot",
-    "_hiring",
     "_processes",
     "_quiet",
+    "_zygote",
     "_sweep",
     "_worker",
     "_orphan",
@@ -54,6 +53,7 @@ ROOMS = [
     "_inputs",
     "_progress",
     "_messages",
+    "_seat",
     "_outcome",
     "_line",
     "_transport",
@@ -83,32 +83,30 @@ CALLERS = {
     "_probe",
     "_plan",
     "_pool",
+    "_processes",
     "_inputs",
 }
 
 # The rooms where each of these may be known; nothing else that is not of the standard library is.
 THIRD_PARTIES = {
-    "cloudpickle": {"_carry", "_boot", "_carriers"},
+    "cloudpickle": {"_carry", "_carriers"},
     "tqdm": {"_progress"},
     "matplotlib": {"_crossover"},
-    "multiprocessing": {
-        "_pool",
-        "_handle",
-        "_watch",
-        "_processes",
-        "_quiet",
-        "_hiring",
-        "_boot",
-        "_worker",
-        "_orphan",
-        "_messages",
-        "_line",
-        "_call",
-    },
+    "multiprocessing": {"_call", "_processes", "_seat", "_handle", "_worker", "_orphan"},
 }
 
 # The rooms that may ask which system this is.
-PLATFORMS = {"_processes", "_line", "_watch", "_worker", "_transport", "_files", "_costs"}
+PLATFORMS = {
+    "_processes",
+    "_seat",
+    "_handle",
+    "_watch",
+    "_worker",
+    "_orphan",
+    "_transport",
+    "_files",
+    "_costs",
+}
 
 OPTIONS = list(_call.Settings.__annotations__)
 

@@ -723,18 +723,13 @@ POOR = {
         """,
         "daemonic",
     ),
-    "no multiprocessing": (
-        "import sys; sys.modules['multiprocessing'] = None",
+    "no processes": (
+        "import sys; sys.modules['_posixsubprocess'] = None",
         "work()",
-        "multiprocessing",
-    ),
-    "no _multiprocessing": (
-        "import sys; sys.modules['_multiprocessing'] = None",
-        "work()",
-        "_multiprocessing",
+        "_posixsubprocess",
     ),
     "too few descriptors": (
-        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (16, 16))",
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (10, 10))",
         "work()",
         "Too many open files",
     ),
@@ -793,6 +788,20 @@ def test_no_semaphores_are_needed(place: Place, method: str) -> None:
         """
     )
     assert place.run(script, method=method) == (0, "[1, 2, 3] parallel\n", "")
+
+
+def test_multiprocessing_is_not_needed(place: Place) -> None:
+    """Only to fork the caller, which it does better than anybody."""
+    script = place.file(
+        """\
+        import sys
+        sys.modules["multiprocessing"] = sys.modules["_multiprocessing"] = None
+        from parmap import pmap
+        results = pmap(lambda x: x + 1, range(3), parallel=True, max_workers=2)
+        print(list(results), results.report.mode)
+        """
+    )
+    assert place.run(script) == (0, "[1, 2, 3] parallel\n", "")
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ def all_watched() -> bool:
     """Whether the end of each worker is watched, by a descriptor: it is opened when the fork server
     has told the worker's number, which may be after the call that hired it."""
     crews = list(_pool._crews.values())
-    return all(w.settle() for crew in crews for host in crew._hosts for w in host.workers)
+    return all(w.settle() for crew in crews for w in crew._workers)
 
 
 def assert_flat(act: Callable[[], None], before: int) -> None:

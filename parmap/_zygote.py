@@ -1,0 +1,92 @@
+"""The fork server: a small process that has imported what workers need, and forks them.
+
+It hears from its caller by one socket: a letter and the numbers of a seat for each worker that is
+wanted. It answers with the number and exit code of each that ended. It never reads a pickle.
+
+It outlives a caller that was killed, by the moment it takes to notice; so it is also the one that
+removes what such a caller could not.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+
+from parmap import _worker
+from parmap._messages import ENDED
+
+# Descriptors of a seat: two of its line, its lifeline's, its board's.
+_NUMBERS = 4
+
+
+def main(control: int) -> None:
+    """Serve until the caller says no more, or is gone; in a worker, be one."""
+    caller = os.getppid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the caller
+    with socket.socket(fileno=control) as line:
+        numbers = _serve(line, caller)
+    if numbers:
+        _worker.main(*numbers)
+
+
+def _serve(line: socket.socket, caller: int) -> list[int]:
+    """Fork a worker whenever one is wanted. Returns its numbers in each of them."""
+    ended, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    poll = select.poll()
+    poll.register(line, select.POLLIN)
+    poll.register(ended, select.POLLIN)
+    gc.freeze()  # what is there now stays in pages that all workers share
+    while True:
+        ready = [number for number, _ in poll.poll()]
+        if ended in ready:
+            os.read(ended, 512)
+            _tell_who_ended(line)
+        if line.fileno() in ready:
+            word, numbers, _, _ = socket.recv_fds(line, 1, _NUMBERS)
+            if word == b"w" and _fork():
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                os.close(ended)
+                os.close(tell)
+                return numbers
+            for number in numbers:
+                os.close(number)
+            if word != b"w":
+                if not word:
+                    _sweep(caller)
+                return []
+
+
+def _fork() -> bool:
+    """Whether this is the new process. Where there can be none, its seat is closed, and its caller
+    sees that."""
+    try:
+        return os.fork() == 0
+    except OSError:
+        return False
+
+
+def _tell_who_ended(line: socket.socket) -> None:
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not pid:
+            return
+        try:
+            line.send(ENDED.pack(pid, os.waitstatus_to_exitcode(status)), socket.MSG_DONTWAIT)
+        except OSError:
+            continue  # the caller is gone, or has not listened to some thousands of them
+
+
+def _sweep(caller: int) -> None:
+    from parmap._sweep import sweep_after
+
+    sweep_after(caller)
