@@ -30,10 +30,10 @@ class Costs(NamedTuple):
             cores that share a processor's units, or a cache, get into each other's way.
     """
 
-    start: float = 0.025
-    boot: float = 0.075
-    hire: float = 0.005
-    call: float = 0.5e-3
+    start: float = 0.018
+    boot: float = 0.022
+    hire: float = 0.002
+    call: float = 0.3e-3
     chunk: float = 40e-6
     crowding: float = 1.1
 
@@ -57,7 +57,7 @@ FILE_SECONDS = 30 * 86_400
 # Functions whose cost is remembered in this process. Each keeps a code object alive.
 MOST_FUNCTIONS = 256
 
-_VERSION = 2
+_VERSION = 3
 _costs: Costs | None = None
 _changed = False
 

@@ -31,6 +31,7 @@ from parmap._seat import close_end, close_ends, keep_end
 
 ExitCode = Callable[[int | None, float], int | None]
 
+
 def begin(method: str, numbers: tuple[int, ...]) -> ExitCode:
     """Begin a worker. Raises OSError: too many processes or files, no memory, no interpreter; and
     RuntimeError where multiprocessing forbids this process to have children."""
@@ -163,7 +164,8 @@ def _spawn(numbers: tuple[int, ...]) -> ExitCode:
     def exitcode(_: int | None, seconds: float) -> int | None:
         with suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
-        return process.returncode
+        code: int | None = process.returncode
+        return code
 
     return exitcode
 

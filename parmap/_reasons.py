@@ -8,10 +8,11 @@ from parmap._chunk import Chunk
 from parmap._messages import Refusal
 from parmap._outcome import rebuild
 from parmap._state import Facts, differences
-from parmap.errors import WorkerDied
 
 
 def died(exitcode: int | None) -> Callable[[int], BaseException]:
+    from parmap.errors import WorkerDied  # 4 ms, for concurrent.futures imports logging
+
     return lambda index: WorkerDied.of_item(index, exitcode)
 
 

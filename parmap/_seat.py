@@ -99,7 +99,7 @@ def _shared_file() -> int:
     return number
 
 
-# ------------------------------------------------------------------ Windows, where none of it was run
+# ------------------------------------------------------------------ Windows: none of it was run
 
 
 def _new_seat_windows() -> tuple[Seat, tuple[int, ...]]:
@@ -108,19 +108,23 @@ def _new_seat_windows() -> tuple[Seat, tuple[int, ...]]:
     here, there = Pipe()
     watched, held = Pipe(duplex=False)
     name = int.from_bytes(os.urandom(7), "big")
-    board = memoryview(mmap.mmap(-1, _BOARD_BYTES, tagname=f"parmap-{name}")).cast("q")
     numbers = [end.fileno() for end in (there, watched)]
     for end in (there, watched):
-        end._handle = None  # its number is all that is left of it
-    return Seat(WindowsLine(here), held, board), (*numbers, name)
+        end.__dict__["_handle"] = None  # its number is all that is left of it
+    return Seat(WindowsLine(here), held, _named_board(name)), (*numbers, name)
+
+
+def _named_board(name: int) -> memoryview:
+    block = mmap.mmap(-1, _BOARD_BYTES, tagname=f"parmap-{name}")  # type: ignore[call-arg]
+    return memoryview(block).cast("q")
 
 
 def _take_seat_windows(numbers: tuple[int, ...]) -> Seat:
     from multiprocessing.connection import PipeConnection  # type: ignore[attr-defined]
 
     there, watched, name = numbers
-    board = memoryview(mmap.mmap(-1, _BOARD_BYTES, tagname=f"parmap-{name}")).cast("q")
-    return Seat(WindowsLine(PipeConnection(there)), PipeConnection(watched, writable=False), board)
+    watching = PipeConnection(watched, writable=False)
+    return Seat(WindowsLine(PipeConnection(there)), watching, _named_board(name))
 
 
 # ------------------------------------------------------------------ copies of the caller

@@ -31,6 +31,8 @@ class Place(NamedTuple):
     environ: dict[str, str]
     filters: tuple[Any, ...]
     levels: dict[str, int]
+    authkey: bytes | None
+    tracker: str | None
 
 
 def place() -> Place:
@@ -40,7 +42,7 @@ def place() -> Place:
     except FileNotFoundError:  # deleted under our feet; a worker can stay where it is
         cwd = None
     simple = tuple(f for f in warnings.filters if _portable_filter(f))
-    return Place(cwd, tuple(sys.path), dict(os.environ), simple, _levels())
+    return Place(cwd, tuple(sys.path), dict(os.environ), simple, _levels(), *_kinship())
 
 
 def _portable_filter(entry: tuple[Any, ...]) -> bool:
@@ -49,15 +51,46 @@ def _portable_filter(entry: tuple[Any, ...]) -> bool:
 
 
 def _levels() -> dict[str, int]:
+    """Of all loggers that have one; nothing where that is as it is in a new process."""
     logging = sys.modules.get("logging")
     if logging is None:
         return {}
     loggers = {"": logging.root, **logging.root.manager.loggerDict}
-    return {
+    levels = {
         name: logger.level
         for name, logger in list(loggers.items())
         if isinstance(logger, logging.Logger) and logger.level
     }
+    return {} if levels == {"": logging.WARNING} else levels
+
+
+def _kinship() -> tuple[bytes | None, str | None]:
+    """What children of multiprocessing share, where the caller uses it: the key by which managers
+    know them, and the pipe to who keeps count of shared memory. A worker with a tracker of its own
+    would take memory that it was lent for its own, and unlink it."""
+    process = sys.modules.get("multiprocessing.process")
+    known = process is not None and "multiprocessing.connection" in sys.modules
+    tracker = sys.modules.get("multiprocessing.resource_tracker")
+    pipe = None if tracker is None else tracker._resource_tracker._fd
+    return (
+        bytes(process.current_process().authkey) if process is not None and known else None,
+        None if pipe is None else f"/proc/{os.getpid()}/fd/{pipe}",
+    )
+
+
+def _join(authkey: bytes | None, tracker: str | None) -> None:
+    if authkey is not None:
+        from multiprocessing.process import current_process
+
+        current_process().authkey = authkey
+    if tracker is not None:
+        from multiprocessing.resource_tracker import _resource_tracker as mine
+
+        if mine._fd is None:  # type: ignore[attr-defined]
+            try:
+                mine._fd = os.open(tracker, os.O_WRONLY)  # type: ignore[attr-defined]
+            except OSError:
+                pass  # not Linux: memory that is lent has to be opened with track=False
 
 
 def thread_limits(threads: int) -> dict[str, str]:
@@ -84,11 +117,24 @@ def follow(wanted: Place, threads: dict[str, str]) -> None:
     if wanted.filters != tuple(warnings.filters):
         warnings.filters[:] = list(wanted.filters)  # type: ignore[index]
         getattr(warnings, "_filters_mutated", lambda: None)()
-    if wanted.levels:
-        import logging
+    _follow_levels(wanted.levels)
+    _join(wanted.authkey, wanted.tracker)
 
-        for name, level in wanted.levels.items():
-            logging.getLogger(name or None).setLevel(level)
+
+_levelled: frozenset[str] = frozenset()  # loggers that were given a level here
+
+
+def _follow_levels(levels: dict[str, int]) -> None:
+    global _levelled
+    if not levels and not _levelled:
+        return  # nothing to set, and no reason to import logging, for 5 ms
+    import logging
+
+    for name in _levelled - levels.keys():
+        logging.getLogger(name or None).setLevel(logging.NOTSET if name else logging.WARNING)
+    for name, level in levels.items():
+        logging.getLogger(name or None).setLevel(level)
+    _levelled = frozenset(levels)
 
 
 # ---------------------------------------------------------------------------------- the facts

@@ -45,7 +45,7 @@ def end_sweeper(sweeper: subprocess.Popen[bytes]) -> None:
 
 def sweep_after_the_dead() -> None:
     """Remove directories of processes of this user that are no more."""
-    for path in _directories("*"):
+    for path in _directories():
         owner = path.rsplit("-", 2)[1]
         if owner.isdigit() and not _alive(int(owner)):
             _remove(path)
@@ -57,12 +57,22 @@ def sweep_after(caller: int) -> None:
         _remove(path)
 
 
-def _directories(caller: int | str) -> list[str]:
-    import glob
+def _directories(caller: int | None = None) -> list[str]:
+    """Those of one process, or of all."""
+    found = []
+    for place in default_places():
+        try:
+            names = os.listdir(place)
+        except OSError:
+            continue
+        found += [os.path.join(place, name) for name in names if _is_ours(name, caller)]
+    return found
 
-    pattern = directory_name(caller) + namespace() + "*"
-    places = [glob.escape(place) for place in default_places()]
-    return [path for place in places for path in glob.glob(os.path.join(place, pattern))]
+
+def _is_ours(name: str, caller: int | None) -> bool:
+    start, _, rest = name.rpartition("-")
+    owner = start.rpartition("-")[2] if caller is None else caller
+    return start + "-" == directory_name(owner) and rest.startswith(namespace())
 
 
 def _remove(path: str) -> None:

@@ -41,6 +41,8 @@ def _serve(line: socket.socket, caller: int) -> list[int]:
     poll = select.poll()
     poll.register(line, select.POLLIN)
     poll.register(ended, select.POLLIN)
+    if not poll.poll(0):  # nobody is waiting yet
+        import cloudpickle  # noqa: F401  (6 ms in each worker)
     gc.freeze()  # what is there now stays in pages that all workers share
     while True:
         ready = [number for number, _ in poll.poll()]

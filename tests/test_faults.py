@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import logging
 import math
 import os
 import signal
@@ -13,6 +14,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from multiprocessing import Manager
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -505,6 +508,84 @@ def test_a_function_may_start_a_thread() -> None:
     assert list(pmap(threaded, range(4), **TWO)) == [[0], [1], [2], [3]]
 
 
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_function_may_open_shared_memory_of_the_callers(method: str) -> None:
+    """It is still the caller's when the workers have ended."""
+    block = SharedMemory(create=True, size=8)
+    name = block.name
+
+    def read(_: int) -> int:
+        there = SharedMemory(name)
+        try:
+            return there.buf[0]
+        finally:
+            there.close()
+
+    try:
+        block.buf[0] = 7
+        assert list(pmap(read, range(4), mp_context=method, **TWO)) == [7] * 4
+        shutdown()
+        SharedMemory(name).close()
+    finally:
+        block.close()
+        block.unlink()
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_function_may_use_what_a_manager_of_the_callers_holds(method: str) -> None:
+    """Managers answer their own family only."""
+    with Manager() as manager:
+        told = manager.dict()
+        lock = manager.Lock()
+
+        def tell(x: int) -> None:
+            with lock:
+                told[x] = x * x
+
+        list(pmap(tell, range(4), mp_context=method, **TWO))
+        assert dict(told) == {0: 0, 1: 1, 2: 4, 3: 9}
+
+
+# ------------------------------------------------------------------ the fork server
+
+
+def fork_server() -> int:
+    """The process id of a new one of this process."""
+    shutdown()
+    pid = next(iter(workers_of(**TWO)))
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_fork_server_killed_between_calls_is_replaced() -> None:
+    """Its workers live on; who needs more than there are gets another server."""
+    server = fork_server()
+    os.kill(server, signal.SIGKILL)
+    assert eventually(lambda: not running(server))
+    assert_next_call_works()
+    assert fork_server() != server
+
+
+def test_a_fork_server_killed_in_a_call_loses_nothing() -> None:
+    """Nor does a worker that dies after it, whose exit code then nobody can know."""
+    server = fork_server()
+    results = pmap(lambda x: os._exit(3) if x == 15 else x, range(20), chunksize=1, **TWO)
+    assert next(results) == 0
+    os.kill(server, signal.SIGKILL)
+    found = [0, *outcomes(results)]
+    died = found.pop(15)
+    assert isinstance(died, WorkerDied)
+    assert died.index == 15
+    assert found == [x for x in range(20) if x != 15]
+    assert_next_call_works()
+
+
+def test_shutdown_ends_the_fork_server() -> None:
+    """A program that wants no more of parmap has no process of it."""
+    server = fork_server()
+    shutdown()
+    assert not running(server)
+
+
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 def test_a_function_may_start_a_pool_of_its_own(method: str) -> None:
     """Workers are not daemonic to fn: under map it may start processes, so it may here."""
@@ -772,6 +853,26 @@ def test_a_module_that_was_edited_and_not_reloaded_is_not_run_in_its_new_form(
     written.write("def f(x): return x + 1000")
     with pytest.raises(RuntimeError, match=r"f\(\)"):
         list(pmap(module.f, range(3), **TWO))
+
+
+def test_logging_levels_follow_the_caller_there_and_back() -> None:
+    """Also those that the caller takes back: a worker is as quiet as its caller is now."""
+
+    def levels(_: int) -> tuple[int, int]:
+        import logging
+
+        return logging.getLogger().level, logging.getLogger("parmap.tests.levels").level
+
+    root, named = logging.getLogger(), logging.getLogger("parmap.tests.levels")
+    before = root.level
+    try:
+        for told in ((logging.DEBUG, logging.ERROR), (logging.WARNING, logging.NOTSET)):
+            root.setLevel(told[0])
+            named.setLevel(told[1])
+            assert set(pmap(levels, range(4), chunksize=1, **TWO)) == {told}
+    finally:
+        root.setLevel(before)
+        named.setLevel(logging.NOTSET)
 
 
 MEMORY = """

@@ -92,7 +92,7 @@ THIRD_PARTIES = {
     "cloudpickle": {"_carry", "_carriers"},
     "tqdm": {"_progress"},
     "matplotlib": {"_crossover"},
-    "multiprocessing": {"_call", "_processes", "_seat", "_handle", "_worker", "_orphan"},
+    "multiprocessing": {"_call", "_processes", "_seat", "_handle", "_worker", "_orphan", "_state"},
 }
 
 # The rooms that may ask which system this is.
