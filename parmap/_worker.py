@@ -20,6 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from parmap import _state
@@ -42,7 +43,7 @@ from parmap._messages import (
     read,
 )
 from parmap._orphan import leave
-from parmap._outcome import Failure, Mapper, capture, run_batch
+from parmap._outcome import Failure, Mapper, capture, run_batch, seal
 from parmap._transport import Parcel, dumps, frame, open_frame, pack, unpack
 
 # Seconds of finished items that a worker may hold back before it answers with a part of a chunk.
@@ -159,7 +160,7 @@ def _initialize(given: bytes | int | None) -> Failure | dict[str, Any]:
         before = dict(namespace)
         initializer(*initargs)
     except BaseException as error:  # told to the call, which it ends
-        return _captured(error)
+        return capture(error, dumps)
     if isinstance(given, int) or not _state.by_value(initializer):
         return {}
     missing = object()
@@ -186,7 +187,7 @@ class _Desk:
         try:
             task = self._load(job.task, -job.number)
         except BaseException as error:  # nobody interrupts a worker: this is the pickle's own doing
-            self._refused = Refusal(job.number, None, "function", _captured(error))
+            self._refused = Refusal(job.number, None, "function", capture(error, dumps))
             return
         self._task, fn = task, task[1]
         _state.share(initialized, fn)
@@ -217,7 +218,7 @@ class _Desk:
             try:
                 items = self._load(work.items, work.number, self._spare)
             except BaseException as error:
-                refused = Refusal(work.job, work.number, "items", _captured(error))
+                refused = Refusal(work.job, work.number, "items", capture(error, dumps))
             else:
                 _Run(self._seat, self._store, self._job, work, self._task, items).run()
                 return
@@ -303,14 +304,7 @@ class _Run:
 
     def _keep(self, values: list[Any]) -> None:
         """Pickle values that came out well; one that does not pickle becomes a failure."""
-        try:
-            self._groups.append((len(values), pack(values, self._store)))
-        except BaseException as error:  # whatever the values' own methods raise
-            if len(values) == 1:
-                self._groups.append((1, _captured(_cannot_carry(error))))
-                return
-            for value in values:
-                self._keep([value])
+        self._groups += seal(values, partial(pack, store=self._store), dumps)
 
     def _fail(self, item: Any, error: BaseException) -> None:
         """An item raised: run it again as often as the caller asked, then keep its exception."""
@@ -323,7 +317,7 @@ class _Run:
                 self._next += 1
                 return
             error = again
-        self._groups.append((1, _captured(error)))
+        self._groups.append((1, capture(error, dumps)))
         self._next += 1
 
     def _send(self, last: bool) -> None:
@@ -337,23 +331,6 @@ class _Run:
         self._seat.send(answer)
         self._groups = []
         self._began = now
-
-
-def _captured(error: BaseException) -> Failure:
-    if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
-        error.__traceback__ = error.__traceback__.tb_next  # our own frame tells nobody anything
-    return capture(error, dumps)
-
-
-def _cannot_carry(why: BaseException) -> BaseException:
-    if isinstance(why, OSError):
-        return why  # there is no room for it, as it says itself
-    error = TypeError(
-        f"the result cannot be sent between processes: {type(why).__name__}: {why}. "
-        "Return something that pickles, or pass parallel=False."
-    )
-    error.__cause__ = why
-    return error
 
 
 def _flush_output() -> None:
