@@ -84,7 +84,7 @@ def facts_of(executor: Any, facts: Facts) -> Facts:
     )
 
 
-class ExecutorEngine(Engine):
+class ExecutorEngine:
     """Chunks on somebody else's workers, for one call. To the flow all of them are one "worker":
     who runs what is shared out behind it."""
 
@@ -92,6 +92,9 @@ class ExecutorEngine(Engine):
     booting = False  # the caller does not compute beside an executor that may have its cores
     deaths = 0
     bytes_moved = 0
+    # A chunk is sent at once, not taken back, and nobody tells how far it is.
+    flush, take_back, running_items = Engine.flush, Engine.take_back, Engine.running_items
+    boot_left = Engine.boot_left
 
     def __init__(self, call: Call):
         """Make the function known. Raises what pickling it raises, and what the executor does."""
@@ -122,8 +125,8 @@ class ExecutorEngine(Engine):
         return FIRST_OVERHEAD if math.isinf(self._overhead) else min(self._overhead, MOST_OVERHEAD)
 
     def _look(self) -> None:
-        """How many chunks can run at once, now. 0 is for an executor that is lost: a cluster may
-        have no worker just now, and get one when there is work."""
+        """How many chunks can run at once, now. A cluster that has no worker may get one when
+        there is work; 0 is for an executor that is lost."""
         self._capacity = max(1, int(min(self._most, self._carrier.capacity())))
         self._looked = time.monotonic()
 
@@ -132,14 +135,12 @@ class ExecutorEngine(Engine):
     def hungry(self, low: int) -> int | None:
         return 0 if len(self._sent) < low * self._capacity and not self._suspects else None
 
-    def full(self, worker: int) -> bool:
-        return self.hungry(1) is None
+    def full(self, worker: Any) -> bool:
+        """Whether nothing may be sent: beside a suspect, or to an executor that is lost."""
+        return bool(self._suspects) or not self._capacity
 
     def ours(self) -> bool:
         return os.getpid() == self._process
-
-    def flush(self, worker: int) -> None:
-        """A chunk is sent at once."""
 
     def send(self, chunk: Chunk, worker: int, again: bool = False) -> None:
         """Send a chunk. Raises what pickling the items raises."""
@@ -151,8 +152,7 @@ class ExecutorEngine(Engine):
         try:
             future = self._carrier.submit(data, again)
         except UNTRUSTED as error:
-            told = f"{type(error).__name__}: {error}"
-            self._give_up(f"the executor takes no more work: {told}", error, chunk)
+            self._give_up("the executor takes no more work: ", error, chunk)
             return
         self._sent[future] = chunk, time.perf_counter() if idle else None
         future.add_done_callback(self._done.put)
@@ -200,21 +200,19 @@ class ExecutorEngine(Engine):
         try:
             self._look()
         except UNTRUSTED as error:
-            self._give_up(f"the executor does not answer: {type(error).__name__}: {error}", error)
-        trouble = self._carrier.trouble()
-        if trouble and self._capacity:
-            self._give_up(trouble, None)
+            self._give_up("the executor does not answer: ", error)
+        if self._capacity and (trouble := self._carrier.trouble()):
+            self._give_up(trouble)
 
     def _take(self, chunk: Chunk, at: float | None, reply: Any) -> None:
         if reply == _remote.MISSING:
             self.send(chunk, 0, again=True)
             return
-        suspect = chunk in self._suspects
-        if suspect:
+        if suspect := chunk in self._suspects:
             self._suspects.remove(chunk)
         match reply:
             case BaseException():
-                self._give_up(f"{type(reply).__name__}: {reply}", reply, chunk)
+                self._give_up("", reply, chunk)
             case _carriers.LOST:
                 self.deaths += 1
                 if not suspect:
@@ -230,10 +228,12 @@ class ExecutorEngine(Engine):
                 groups.clear()  # frames of a thread may hold it, and an exception in it those
                 self._events.append(Part(chunk, Answer(0, 0, outcomes, seconds, cpu, True)))
 
-    def _give_up(self, why: str, error: BaseException | None, *more: Chunk) -> None:
+    def _give_up(self, why: str, error: BaseException | None = None, *more: Chunk) -> None:
         """The executor is of no more use. Which items were at fault, if any, it does not tell."""
-        on_their_way = {*more, *self._suspects, *(chunk for chunk, _ in self._sent.values())}
-        chunks = sorted(on_their_way, key=lambda chunk: chunk.start)
+        if error is not None:
+            why += f"{type(error).__name__}: {error}"
+        sent = (chunk for chunk, _ in self._sent.values())
+        chunks = sorted({*more, *self._suspects, *sent}, key=lambda chunk: chunk.start)
         self._suspects.clear()
         self._sent.clear()
         self._capacity = 0
