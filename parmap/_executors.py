@@ -13,16 +13,15 @@ import queue
 import time
 import weakref
 from collections import deque
-from dataclasses import dataclass
-from functools import partial
+from contextlib import suppress
 from typing import Any
 
 from parmap import _carriers, _remote
 from parmap._call import Call
-from parmap._chunk import Chunk, Event, Lost, Part, Refused, Unavailable
+from parmap._chunk import Chunk, Engine, Event, Lost, Part, Refused, Unavailable
 from parmap._costs import Costs
 from parmap._messages import Answer
-from parmap._outcome import UNTRUSTED
+from parmap._outcome import UNTRUSTED, Failure
 from parmap._plan import Facts
 from parmap._reasons import died
 from parmap._transport import Parcel
@@ -37,106 +36,88 @@ MOST_OVERHEAD = 20e-3
 # lives. Smaller asks a scheduler more often (a few ms each); larger notices later.
 LOOK_SECONDS = 1.0
 
-
 # Round trips that a call costs on top: the function's way there, the first chunk's and the last
 # one's. Smaller would try a cluster for work that is over before; larger leaves work here that it
 # would have shortened.
 CALL_TRIPS = 3
 
 
-class Trips:
-    """What a round trip to an executor takes, measured without waiting for it."""
-
-    def __init__(self) -> None:
-        self._made = 0
-        self._sent = self._back = -1.0  # when the last one left and came back; 0: not yet
-        self.seconds = math.inf  # of the shortest one; infinite while none is known
-        self.workers = self.cores = 0
-
-    def look(self, carrier: _carriers.Carrier) -> None:
-        """Take what came back, and send the next. The first one does not count: it may have
-        started workers. Each look sends one, for one may have met a busy moment."""
-        if self._back > 0:
-            self._made += 1
-            if self._made > 1:
-                self.seconds = min(self.seconds, self._back - self._sent)
-                self.workers, self.cores = sum(carrier.capacity()), carrier.cores
-        if self._back:
-            self._back, self._sent = 0.0, time.perf_counter()
-            carrier.ping().add_done_callback(self._arrived)
-
-    def _arrived(self, future: Any) -> None:
-        self._back = time.perf_counter()
+# Seconds of the last round trips to each executor; infinite for one that is on its way.
+_trips: weakref.WeakKeyDictionary[Any, deque[float]] = weakref.WeakKeyDictionary()
 
 
-_trips: weakref.WeakKeyDictionary[Any, Trips] = weakref.WeakKeyDictionary()
+def _shortest_trip(executor: Any, carrier: _carriers.Carrier) -> float:
+    """Seconds, measured without waiting for it; infinite while none is known.
+
+    The first one does not count: it may have started workers. Each look sends one more, for one
+    may have met a busy moment.
+    """
+    trips = _trips.setdefault(executor, deque(maxlen=8))
+    shortest = min(list(trips)[1:], default=math.inf)
+    if math.inf not in trips:
+        trips.append(math.inf)
+        sent = time.perf_counter()
+
+        def arrived(_: Any) -> None:
+            trips[-1] = time.perf_counter() - sent
+
+        carrier.ping().add_done_callback(arrived)
+    return shortest
 
 
 def facts_of(executor: Any, facts: Facts) -> Facts:
     """The facts of a call as they are on the caller's executor."""
-    known = _trips.setdefault(executor, Trips())
+    carrier, trip, there = _carriers.carrier(executor), math.inf, 0
     if facts.pinned is None:
-        known.look(_carriers.carrier(executor))
-    trip, workers = known.seconds, known.workers or facts.most_workers or 2
-    transfer = 0.0 if _carriers.shares_memory(executor) else facts.transfer_per_item
+        trip = _shortest_trip(executor, carrier)
+    if trip < math.inf:
+        there = carrier.capacity()
+    workers = there or facts.most_workers or 2
     return facts._replace(
-        transfer_per_item=transfer,
-        costs=Costs(0.0, 0.0 if known.workers else math.inf, 0.0, CALL_TRIPS * trip, 0.0),
-        warm=known.workers,
-        cores=known.cores or workers,
+        transfer_per_item=facts.transfer_per_item if carrier.pickles else 0.0,
+        costs=Costs(0.0, 0.0 if there else math.inf, 0.0, CALL_TRIPS * trip, 0.0),
+        warm=there,
+        cores=1 if carrier.takes_turns else workers,
         missed=0.0,
         most_workers=min(workers, facts.most_workers or workers),
         memory_workers=None,
     )
 
 
-@dataclass
-class _Sent:
-    """A chunk on its way: its future, and when it was sent, if its slot had room at once."""
-
-    chunk: Chunk
-    future: Any = None
-    at: float | None = None
-
-
-def _put(
-    replies: queue.SimpleQueue[tuple[int, int, Any]], slot: int, number: int, done: Any
-) -> None:
-    """What a future calls, in whatever thread. It must hold neither the call nor the items: an
-    executor may keep it."""
-    replies.put((slot, number, done))
-
-
 class ExecutorEngine:
-    """Chunks on somebody else's workers, for one call. A "worker" of the flow is a slot here: all
-    of an executor that shares out chunks itself, one actor of a Ray pool."""
+    """Chunks on somebody else's workers, for one call. To the flow all of them are one "worker":
+    who runs what is shared out behind it."""
 
     retired = 0
     booting = False  # the caller does not compute beside an executor that may have its cores
     deaths = 0
     bytes_moved = 0
+    # A chunk is sent at once, not taken back, and nobody tells how far it is.
+    flush, take_back, running_items = Engine.flush, Engine.take_back, Engine.running_items
+    boot_left = Engine.boot_left
 
     def __init__(self, call: Call):
         """Make the function known. Raises what pickling it raises, and what the executor does."""
-        s = call.settings
         self._process = os.getpid()
-        self._carrier = _carriers.carrier(s.executor)
-        self._most = s.max_workers
+        self._carrier = _carriers.carrier(call.settings.executor)
+        self._most = call.settings.max_workers or math.inf
         self.method = self._carrier.name
-        self._replies: queue.SimpleQueue[tuple[int, int, Any]] = queue.SimpleQueue()
+        # Futures that are done. All that a callback holds, for an executor may keep it: neither
+        # the call nor the items.
+        self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        # By its future each chunk on its way, and when it was sent if a worker was idle.
+        self._sent: dict[Any, tuple[Chunk, float | None]] = {}
         self._events: list[Event] = []
         self._overhead = math.inf
         # Chunks that were on their way to a worker that died. Whether they were at fault is tried:
-        # each is sent again with nothing beside it.
+        # the first of them is sent again with nothing beside it.
         self._suspects: deque[Chunk] = deque()
-        self._suspected: set[int] = set()
-        self._slots: list[dict[int, _Sent]] = []  # by the chunk's number
         self._look()
         self._carrier.start(call)
 
     @property
     def workers(self) -> int:
-        return max(1, sum(self._capacity))  # a cluster may have none just now
+        return max(1, self._capacity)
 
     @property
     def chunk_cost(self) -> float:
@@ -144,161 +125,118 @@ class ExecutorEngine:
         return FIRST_OVERHEAD if math.isinf(self._overhead) else min(self._overhead, MOST_OVERHEAD)
 
     def _look(self) -> None:
-        """How many chunks can run at once, now."""
-        capacity = self._carrier.capacity()
-        if self._most is not None:
-            capacity = capacity[: self._most] if len(capacity) > 1 else [min(self._most, *capacity)]
-        self._capacity = capacity
-        self._slots += [{} for _ in range(len(capacity) - len(self._slots))]
+        """How many chunks can run at once, now. A cluster that has no worker may get one when
+        there is work; 0 is for an executor that is lost."""
+        self._capacity = max(1, int(min(self._most, self._carrier.capacity())))
         self._looked = time.monotonic()
 
     # ------------------------------------------------------------------ what _flow asks for
 
     def hungry(self, low: int) -> int | None:
-        """The slot with the fewest chunks for each that it can run, below `low`."""
-        least, found = float(low), None
-        if self.full(0):
-            return None
-        for slot, most in enumerate(self._capacity):
-            load = len(self._slots[slot]) / max(most, 1)
-            if load < least:
-                least, found = load, slot
-        return found
+        return 0 if len(self._sent) < low * self._capacity and not self._suspects else None
+
+    def full(self, worker: Any) -> bool:
+        """Whether nothing may be sent: beside a suspect, or to an executor that is lost."""
+        return bool(self._suspects) or not self._capacity
 
     def ours(self) -> bool:
         return os.getpid() == self._process
 
-    def boot_left(self) -> float:
-        return 0.0
-
-    def full(self, slot: int) -> bool:
-        """Whether a suspect is on its way, or is to be sent next: nothing may be beside it."""
-        return bool(self._suspects) or any(not self._suspected.isdisjoint(at) for at in self._slots)
-
-    def flush(self, slot: int) -> None:
-        """A chunk is sent at once."""
-
-    def send(self, chunk: Chunk, slot: int) -> None:
+    def send(self, chunk: Chunk, worker: int, again: bool = False) -> None:
         """Send a chunk. Raises what pickling the items raises."""
-        if chunk.number in self._suspected and any(self._slots):
-            self._suspects.append(chunk)
-            return
         data = self._carrier.pack(chunk.items)
         if isinstance(data, bytes):
             self.bytes_moved += len(data)
-        chunk.origin = chunk.start
-        self._submit(chunk, slot, data)
-
-    def _submit(self, chunk: Chunk, slot: int, data: Any, again: bool = False) -> None:
-        idle = len(self._slots[slot]) < self._capacity[slot] and not again
-        sent = self._slots[slot][chunk.number] = _Sent(chunk)
+            chunk.nbytes = chunk.bulk = len(data)
+        idle = len(self._sent) < self._capacity and not again
         try:
-            future = self._carrier.submit(slot, data, again)
+            future = self._carrier.submit(data, again)
         except UNTRUSTED as error:
-            self._give_up(
-                f"the executor takes no more work: {type(error).__name__}: {error}", error
-            )
+            self._give_up("the executor takes no more work: ", error, chunk)
             return
-        sent.future, sent.at = future, time.perf_counter() if idle else None
-        future.add_done_callback(partial(_put, self._replies, slot, chunk.number))
+        self._sent[future] = chunk, time.perf_counter() if idle else None
+        future.add_done_callback(self._done.put)
 
     def wait(self, seconds: float | None) -> list[Event]:
         """Wait until something happens, at most `seconds` (None: no limit of the caller's)."""
         deadline = math.inf if seconds is None else time.monotonic() + seconds
-        while not self._events and (self._suspects or any(self._slots)):
-            if self._suspects and not any(self._slots):
-                self.send(self._suspects.popleft(), 0)
-            self._hear(min(LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
-            if time.monotonic() >= deadline:
+        while not self._events and (self._suspects or self._sent):
+            if not self._sent:
+                self.send(self._suspects[0], 0)
+                continue
+            left = max(0.0, deadline - time.monotonic())
+            self._hear(min(LOOK_SECONDS, left))
+            if not left:
                 break
         events, self._events = self._events, []
         return events
 
-    def take_back(self) -> list[Chunk]:
-        return []
-
-    def running_items(self) -> int:
-        return 0  # nobody tells before a chunk is done
-
     def close(self, now: bool = False) -> None:
         """The call is over. Chunks that no worker has taken are withdrawn; others end by
         themselves."""
-        self._carrier.end()
-        for at in self._slots:
-            for sent in at.values():
-                sent.future.cancel()
-            at.clear()
+        self._carrier.over.set()
+        for future in self._sent:
+            future.cancel()
+        self._sent.clear()
+        del self._carrier  # and with it what lies on a cluster
 
     # ------------------------------------------------------------------ what comes back
 
     def _hear(self, seconds: float) -> None:
-        """Take all replies there are; where none comes for a while, see that all is well."""
-        came: list[tuple[int, int, Any]] = []
-        try:
-            came.append(self._replies.get(timeout=seconds))
+        """Take all that is done; where nothing is for a while, see that all is well."""
+        done: list[Any] = []
+        with suppress(queue.Empty):
+            done.append(self._done.get(timeout=seconds))
             while True:
-                came.append(self._replies.get_nowait())
-        except queue.Empty:
-            pass
-        replies = self._carrier.replies([future for _, _, future in came]) if came else []
-        for (slot, number, _), reply in zip(came, replies, strict=True):
-            if number in self._slots[slot]:  # else the executor was given up meanwhile
-                self._take(slot, self._slots[slot][number], reply)
-        if time.monotonic() - self._looked > LOOK_SECONDS and any(self._slots):
+                done.append(self._done.get_nowait())
+        replies = self._carrier.replies(done) if done else []
+        for future, reply in zip(done, replies, strict=True):
+            if future in self._sent:  # else the executor was given up meanwhile
+                self._take(*self._sent.pop(future), reply)
+        if self._sent and time.monotonic() - self._looked > LOOK_SECONDS:
             self._check()
 
     def _check(self) -> None:
-        trouble = self._carrier.trouble()
-        if trouble:
-            self._give_up(trouble, None)
-            return
         try:
             self._look()
         except UNTRUSTED as error:
-            self._give_up(f"the executor does not answer: {type(error).__name__}: {error}", error)
+            self._give_up("the executor does not answer: ", error)
+        if self._capacity and (trouble := self._carrier.trouble()):
+            self._give_up(trouble)
 
-    def _take(self, slot: int, sent: _Sent, reply: Any) -> None:
-        chunk = sent.chunk
-        if isinstance(reply, BaseException):
-            self._failed(slot, sent, reply)
+    def _take(self, chunk: Chunk, at: float | None, reply: Any) -> None:
+        if reply == _remote.MISSING:
+            self.send(chunk, 0, again=True)
             return
-        groups, seconds, cpu = reply
-        self._suspected.discard(chunk.number)
-        del self._slots[slot][chunk.number]
-        if groups == _remote.MISSING:
-            self._submit(chunk, slot, self._carrier.pack(chunk.items), again=True)
-        elif groups == _remote.UNREADABLE:
-            self._events.append(Refused(chunk, _remote.failure_of(seconds)))
-        else:
-            if sent.at is not None:
-                self._overhead = min(self._overhead, time.perf_counter() - sent.at - seconds)
-            outcomes: list[Any] = [(count, _outcome(what)) for count, what in groups]
-            groups.clear()  # frames of a thread may hold it, and an exception in it those frames
-            self._events.append(Part(chunk, Answer(0, 0, outcomes, seconds, cpu, True)))
+        if suspect := chunk in self._suspects:
+            self._suspects.remove(chunk)
+        match reply:
+            case BaseException():
+                self._give_up("", reply, chunk)
+            case _carriers.LOST:
+                self.deaths += 1
+                if not suspect:
+                    self._suspects.append(chunk)
+                at_fault = [chunk] if suspect else []
+                self._events.append(Lost(at_fault, True, 0, len(chunk.items), died(None)))
+            case str():
+                self._events.append(Refused(chunk, Failure(b"", b"", reply, "")))
+            case groups, seconds, cpu:
+                if at is not None:
+                    self._overhead = min(self._overhead, time.perf_counter() - at - seconds)
+                outcomes: list[Any] = [(count, _outcome(what)) for count, what in groups]
+                groups.clear()  # frames of a thread may hold it, and an exception in it those
+                self._events.append(Part(chunk, Answer(0, 0, outcomes, seconds, cpu, True)))
 
-    # ------------------------------------------------------------------ what goes wrong
-
-    def _failed(self, slot: int, sent: _Sent, error: BaseException) -> None:
-        chunk, fate = sent.chunk, self._carrier.fate(slot, sent.future, error)
-        if fate == _carriers.GONE:
-            self._give_up(f"{type(error).__name__}: {error}", error)
-            return
-        del self._slots[slot][chunk.number]
-        lost = fate == _carriers.LOST
-        self.deaths += lost
-        guilty = lost and chunk.number in self._suspected
-        if lost:
-            self._suspected.add(chunk.number)
-        self._events.append(Lost([chunk], guilty, 0, len(chunk.items), died(None)))
-
-    def _give_up(self, why: str, error: BaseException | None) -> None:
+    def _give_up(self, why: str, error: BaseException | None = None, *more: Chunk) -> None:
         """The executor is of no more use. Which items were at fault, if any, it does not tell."""
-        chunks = [sent.chunk for at in self._slots for sent in at.values()] + [*self._suspects]
+        if error is not None:
+            why += f"{type(error).__name__}: {error}"
+        sent = (chunk for chunk, _ in self._sent.values())
+        chunks = sorted({*more, *self._suspects, *sent}, key=lambda chunk: chunk.start)
         self._suspects.clear()
-        chunks.sort(key=lambda chunk: chunk.start)
-        for at in self._slots:
-            at.clear()
-        self._capacity = []
+        self._sent.clear()
+        self._capacity = 0
         items = ", ".join(f"{c.start} to {c.start + len(c.items) - 1}" for c in chunks)
         index = chunks[0].start if chunks else None
         lost = WorkerDied(
@@ -315,4 +253,4 @@ def _outcome(told: Any) -> Any:
     """What came of items, as the flow knows it."""
     if isinstance(told, bytes):
         return Parcel(told)
-    return _remote.failure_of(told) if isinstance(told, tuple) else told
+    return Failure(*told) if isinstance(told, tuple) else told

@@ -99,7 +99,7 @@ class Failure(NamedTuple):
         rebuild: pickled (class, args, attributes) to rebuild it without `__init__`, or b"".
         summary: its last line, for where neither works.
         text: the traceback as printed in the worker.
-        chain: (name of the link, Failure) for `__cause__` and `__context__`.
+        chain: (name of the link, a Failure's plain tuple) for `__cause__` and `__context__`.
         suppress: its `__suppress_context__`.
     """
 
@@ -107,7 +107,7 @@ class Failure(NamedTuple):
     rebuild: bytes
     summary: str
     text: str
-    chain: tuple[tuple[str, Failure], ...] = ()
+    chain: tuple[tuple[str, tuple[Any, ...]], ...] = ()
     suppress: bool = False
 
 
@@ -116,12 +116,14 @@ Dumps = Callable[[Any], bytes]
 
 def capture(error: BaseException, dumps: Dumps, depth: int = 0) -> Failure:
     """Make bytes of an exception, tried before they are sent: dumped, and loaded again."""
+    if depth == 0 and error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+        error.__traceback__ = error.__traceback__.tb_next  # our own frame tells nobody anything
     pickled = _round_trip(error, dumps)
     links = []
     for name in ("__cause__", "__context__"):
         linked = getattr(error, name)
         if linked is not None and depth < CHAIN_LIMIT:
-            links.append((name, capture(linked, dumps, depth + 1)))
+            links.append((name, tuple(capture(linked, dumps, depth + 1))))
         if name == "__cause__" and linked is error.__context__:
             break
     return Failure(
@@ -132,6 +134,29 @@ def capture(error: BaseException, dumps: Dumps, depth: int = 0) -> Failure:
         chain=tuple(links),
         suppress=error.__suppress_context__,
     )
+
+
+def seal(
+    values: list[Any], pack: Callable[[list[Any]], Any], dumps: Dumps
+) -> list[tuple[int, Any]]:
+    """Values, packed together, with their number; one that does not pickle becomes a Failure."""
+    try:
+        return [(len(values), pack(values))]
+    except BaseException as error:  # whatever the values' own methods raise
+        if len(values) > 1:
+            return [alone for value in values for alone in seal([value], pack, dumps)]
+        return [(1, capture(_cannot_carry(error), dumps))]
+
+
+def _cannot_carry(why: BaseException) -> BaseException:
+    if isinstance(why, OSError):
+        return why  # there is no room for it, as it says itself
+    error = TypeError(
+        f"the result cannot be sent between processes: {type(why).__name__}: {why}. "
+        "Return something that pickles, or pass parallel=False."
+    )
+    error.__cause__ = why
+    return error
 
 
 def _round_trip(error: BaseException, dumps: Dumps) -> bytes:
@@ -203,7 +228,7 @@ def rebuild(failure: Failure) -> BaseException:
 def _rebuild_chain(failure: Failure) -> BaseException:
     error = _rebuild_one(failure)
     for name, linked in failure.chain:
-        setattr(error, name, _rebuild_chain(linked))
+        setattr(error, name, _rebuild_chain(Failure(*linked)))
     error.__suppress_context__ = failure.suppress
     return error
 

@@ -22,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from parmap import _state
@@ -29,7 +30,7 @@ from parmap._files import MAP_RESULT_BYTES, Store
 from parmap._line import Line
 from parmap._messages import Answer, Hello, Job, Over, Refusal, Work, read
 from parmap._orphan import leave, watch_caller
-from parmap._outcome import Failure, Mapper, capture, run_batch
+from parmap._outcome import Failure, Mapper, capture, run_batch, seal
 from parmap._seat import (
     CANCELLED,
     CHUNK,
@@ -166,7 +167,7 @@ def _initialize(given: bytes | int | None) -> Failure | dict[str, Any]:
         before = dict(namespace)
         initializer(*initargs)
     except BaseException as error:  # told to the call, which it ends
-        return _captured(error)
+        return capture(error, dumps)
     if isinstance(given, int) or not _state.by_value(initializer):
         return {}
     missing = object()
@@ -193,7 +194,7 @@ class _Desk:
         try:
             task = self._load(job.task, -job.number)
         except BaseException as error:  # nobody interrupts a worker: this is the pickle's own doing
-            self._refused = Refusal(job.number, None, "function", _captured(error))
+            self._refused = Refusal(job.number, None, "function", capture(error, dumps))
             return
         self._task, fn = task, task[1]
         _state.share(initialized, fn)
@@ -224,7 +225,7 @@ class _Desk:
             try:
                 items = self._load(work.items, work.number, self._spare)
             except BaseException as error:
-                refused = Refusal(work.job, work.number, "items", _captured(error))
+                refused = Refusal(work.job, work.number, "items", capture(error, dumps))
             else:
                 _Run(self._office, self._store, self._job, work, self._task, items).run()
                 return
@@ -310,14 +311,7 @@ class _Run:
 
     def _keep(self, values: list[Any]) -> None:
         """Pickle values that came out well; one that does not pickle becomes a failure."""
-        try:
-            self._groups.append((len(values), pack(values, self._store)))
-        except BaseException as error:  # whatever the values' own methods raise
-            if len(values) == 1:
-                self._groups.append((1, _captured(_cannot_carry(error))))
-                return
-            for value in values:
-                self._keep([value])
+        self._groups += seal(values, partial(pack, store=self._store), dumps)
 
     def _fail(self, item: Any, error: BaseException) -> None:
         """An item raised: run it again as often as the caller asked, then keep its exception."""
@@ -330,7 +324,7 @@ class _Run:
                 self._next += 1
                 return
             error = again
-        self._groups.append((1, _captured(error)))
+        self._groups.append((1, capture(error, dumps)))
         self._next += 1
 
     def _send(self, last: bool) -> None:
@@ -344,23 +338,6 @@ class _Run:
         self._office.send(answer)
         self._groups = []
         self._began = now
-
-
-def _captured(error: BaseException) -> Failure:
-    if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
-        error.__traceback__ = error.__traceback__.tb_next  # our own frame tells nobody anything
-    return capture(error, dumps)
-
-
-def _cannot_carry(why: BaseException) -> BaseException:
-    if isinstance(why, OSError):
-        return why  # there is no room for it, as it says itself
-    error = TypeError(
-        f"the result cannot be sent between processes: {type(why).__name__}: {why}. "
-        "Return something that pickles, or pass parallel=False."
-    )
-    error.__cause__ = why
-    return error
 
 
 def _flush_output() -> None:

@@ -175,6 +175,15 @@ def test_chunks_nobody_wants_any_more_do_not_begin():
     assert len(ran) <= 2
 
 
+def test_a_pool_answers_after_a_call_on_it_was_closed_early():
+    """An answer that nobody wants any more must not end the thread that brings them all."""
+    with executors.pool() as pool:
+        results = pmap(lambda x: time.sleep(0.02) or x, range(50), executor=pool, parallel=True)
+        assert next(results) == 0
+        results.close()
+        assert pool.apply_async(abs, (-3,)).get(LIMIT) == 3
+
+
 # ------------------------------------------------------------------ serial or parallel
 
 
@@ -248,6 +257,13 @@ def test_chunks_are_worth_what_they_cost():
     assert _plan.chunk_size(1e-3, 4, 2) == 1
     assert _plan.depths(100, 1e-3, None, 2, chunk_cost=4e-3) == (2, 2)
     assert _plan.depths(100, 1e-3, None, 2) == (1, 1)
+
+
+def test_chunks_of_large_items_are_few_items():
+    """However little they take: a message is bounded in bytes."""
+    executor = Recording()
+    assert set(pmap(len, [bytes(2_000_000)] * 40, executor=executor, parallel=True)) == {2_000_000}
+    assert max(executor.sizes) < 10_000_000
 
 
 # ------------------------------------------------------------------ the function
@@ -356,10 +372,13 @@ def test_dask_workers_do_not_need_parmap(tmp_path):
     (tmp_path / "parmap.py").write_text("raise ImportError('this worker has no parmap')\n")
     with executors.dask(path=str(tmp_path)) as client:
 
-        def check(x: int) -> tuple[int, int]:
+        class Local:
+            pass
+
+        def check(x: int) -> tuple[int, int, Local]:
             with pytest.raises(ImportError, match="this worker has no parmap"):
                 import parmap  # noqa: F401
-            return 10 // x, os.getpid()
+            return 10 // x, os.getpid(), Local()  # which travels by value, there and back
 
         results = pmap(
             check, [5, 2, 0, 1], executor=client, parallel=True, chunksize=1, return_exceptions=True
@@ -368,6 +387,7 @@ def test_dask_workers_do_not_need_parmap(tmp_path):
         assert [found[0][0], found[1][0], last[0]] == [2, 5, 10]
         assert isinstance(found[2], ZeroDivisionError)
         assert os.getpid() != last[1]
+        assert isinstance(last[2], Local)
         assert results.report.workers == 2
         assert eventually(lambda: _tasks(client) == 0, LIMIT)
 

@@ -319,7 +319,7 @@ def test_a_function_whose_loading_kills_workers_is_a_clear_error() -> None:
         list(pmap(FatalFunction(), range(4), **TWO))
     assert (caught.value.index, caught.value.exitcode) == (None, 8)
     with pytest.warns(RuntimeWarning, match="while they load the function"):
-        assert list(pmap(FatalFunction(), range(60), max_workers=2)) == list(range(60))
+        assert list(pmap(FatalFunction(), range(200), max_workers=2)) == list(range(200))
     assert_next_call_works()
 
 

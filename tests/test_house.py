@@ -89,7 +89,7 @@ CALLERS = {
 
 # The rooms where each of these may be known; nothing else that is not of the standard library is.
 THIRD_PARTIES = {
-    "cloudpickle": {"_carry", "_carriers"},
+    "cloudpickle": {"_carry", "_carriers", "_zygote"},
     "tqdm": {"_progress"},
     "matplotlib": {"_crossover"},
     "multiprocessing": {"_call", "_processes", "_seat", "_handle", "_worker", "_orphan", "_state"},

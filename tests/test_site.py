@@ -3,7 +3,6 @@ group `examples`: `nox -s site`, or `python -m pytest -m site`."""
 
 from __future__ import annotations
 
-import ast
 import re
 from pathlib import Path
 
@@ -81,32 +80,3 @@ def test_before_and_after_give_the_same(section: str, tmp_path: Path) -> None:
     relaxed = "import warnings\nwarnings.simplefilter('ignore')\n"
     script.write_text(relaxed + setup + COMPARED.format(rows=rows, count=len(rows)))
     assert run(script, cwd=tmp_path) == f"compared {len(rows)}\n"
-
-
-# ------------------------------------------------------------------ troubleshooting
-
-
-def told() -> str:
-    """All texts in the code, each f-string with … for what it fills in."""
-    texts = []
-    for room in sorted((ROOT / "parmap").glob("*.py")):
-        for node in ast.walk(ast.parse(room.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.JoinedStr):
-                parts = [n.value if isinstance(n, ast.Constant) else "…" for n in node.values]
-                texts.append("".join(str(part) for part in parts))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                texts.append(node.value)
-    return "\n".join(texts)
-
-
-def messages() -> list[str]:
-    text = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
-    return re.findall(r"^### `(.+?)`", text, re.MULTILINE)
-
-
-@pytest.mark.parametrize("message", messages())
-def test_a_message_that_is_explained_is_one_that_parmap_says(message: str) -> None:
-    """Each piece of it between what differs."""
-    pieces = [piece.strip() for piece in message.split("…") if len(piece.strip()) > 1]
-    assert pieces
-    assert [piece for piece in pieces if piece not in told()] == []
