@@ -24,9 +24,10 @@ WAITING_SHARE = 0.3
 # a call besides, for that is what varies. From benchmarks/no_regret.py.
 MARGIN = 0.92
 
-# Seconds of work a chunk is cut to. A chunk costs 25 to 100 us in the caller, so this keeps the
-# overhead near 1 %; smaller raises that, larger makes the last chunks end apart.
-CHUNK_SECONDS = 5e-3
+# Seconds of work a chunk is cut to. A chunk costs 25 to 100 us in the caller, and takes a core from
+# a worker for as long; so this keeps the overhead below 1 %. Smaller raises that, larger leaves
+# items behind a slow one in the same chunk. From benchmarks/no_regret.py and schedules.py.
+CHUNK_SECONDS = 10e-3
 
 # Seconds of work in a chunk for each worker there is, at the least: a caller that needs 25 us for
 # a chunk is then busy half of its time. Smaller, and hundreds of workers wait for their caller;

@@ -50,9 +50,10 @@ from parmap._transport import Parcel, dumps, frame, open_frame, pack, unpack
 # caller wait longer for its first value.
 FLUSH_SECONDS = 0.05
 
-# Seconds an item must take to be run by itself, with its number on the board and a pickle of its
-# own. Cheaper items are run by the slice, at C speed, which a board entry each would double.
-SINGLE_SECONDS = 50e-6
+# Seconds of items that are run between two looks at the board, at C speed. Smaller costs more looks,
+# 8 us each with what belongs to them; larger sees later that nobody wants the rest, and has more
+# items to try one by one when the process dies.
+SLICE_SECONDS = 1e-3
 
 
 class _Office:
@@ -295,10 +296,9 @@ class _Run:
         for done in range(max(0, self._next - size), self._next):
             self._items[done] = None
         each = seconds / max(1, len(values) + (error is not None))
-        if self._work.single or self._job.flush_seconds == 0 or each >= SINGLE_SECONDS:
+        if self._work.single or self._job.flush_seconds == 0:
             return 1
-        # Double, but stay within half a millisecond, so that a cancel is seen in time.
-        return max(1, min(2 * size, int(5e-4 / max(each, 1e-8))))
+        return max(1, min(2 * size, int(SLICE_SECONDS / max(each, 1e-8))))
 
     def _pickle(self) -> None:
         """Pickle the values there are: alone where they are large, for each may be kept by itself;
