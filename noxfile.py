@@ -15,12 +15,17 @@ nox.options.sessions = ["tests"]
 PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 
 # Bytes a wheel may have. It is pure Python; more than this would be something that slipped in.
-LARGEST_WHEEL = 120_000
+LARGEST_WHEEL = 100_000
 
 # A part of the tests that shows within half a minute whether an installation works at all: the
 # contract in workers, the bar, the rules of the house.
 PART = ["tests/test_contract.py", "tests/test_progress.py", "tests/test_house.py"]
 PART_NAMES = ["-k", "default or decide or progress or house"]
+
+
+def chosen(session: nox.Session) -> list[str]:
+    """What pytest is to run: what is named after `--`; with `-- part`, the quick part; else all."""
+    return [*PART, *PART_NAMES] if session.posargs == ["part"] else list(session.posargs)
 
 
 def install(session: nox.Session, *what: str) -> None:
@@ -32,8 +37,7 @@ def install(session: nox.Session, *what: str) -> None:
 def tests(session: nox.Session) -> None:
     """The whole test-suite, or what is named after `--`; `-- part` for the quick part."""
     install(session, "-e", ".", "--group", "test")
-    chosen = [*PART, *PART_NAMES] if session.posargs == ["part"] else session.posargs
-    session.run("python", "-m", "pytest", "-q", *chosen)
+    session.run("python", "-m", "pytest", "-q", *chosen(session))
 
 
 @nox.session
@@ -85,7 +89,7 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """Wheel and sdist into dist/; a part of the tests, from the sdist, against the wheel."""
+    """Wheel and sdist into dist/; the tests, from the sdist, against the wheel; `-- part` too."""
     install(session, "build", "--group", "test")
     shutil.rmtree("dist", ignore_errors=True)
     session.run("python", "-m", "build", silent=True)
@@ -100,7 +104,7 @@ def wheel(session: nox.Session) -> None:
     (unpacked,) = folder.iterdir()
     shutil.rmtree(unpacked / "parmap")  # only the installed one is left
     session.chdir(unpacked)
-    session.run("pytest", "-q", *(session.posargs or [*PART, *PART_NAMES]))
+    session.run("pytest", "-q", *chosen(session))
 
 
 def _check_wheel(session: nox.Session, built: Path) -> None:
@@ -120,11 +124,11 @@ def _check_wheel(session: nox.Session, built: Path) -> None:
 
 @nox.session
 def oldest(session: nox.Session) -> None:
-    """A part of the tests with the oldest cloudpickle and tqdm that pyproject.toml allows."""
+    """The tests with the oldest cloudpickle and tqdm that pyproject.toml allows; `-- part` too."""
     install(session, "-e", ".", "--group", "test")
     allowed = tomllib.loads(Path("pyproject.toml").read_text())["project"]["dependencies"]
     session.install("-q", *(each.replace(">=", "==") for each in allowed))
-    session.run("python", "-m", "pytest", "-q", *(session.posargs or [*PART, *PART_NAMES]))
+    session.run("python", "-m", "pytest", "-q", *chosen(session))
 
 
 @nox.session

@@ -1,6 +1,6 @@
 """The same call on a cluster: a scheduler and three worker processes on this machine.
 
-Needs the extra: `pip install "parmap-pool[dask]"`. For real machines only the client changes.
+Needs Dask: `pip install distributed`. For real machines only the client changes.
 """
 
 import os

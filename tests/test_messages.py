@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import parmap
+
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
 
@@ -34,7 +36,7 @@ def text_of(node: ast.AST | None) -> str:
 
 
 def nodes() -> Iterator[tuple[str, ast.AST]]:
-    for room in sorted((ROOT / "parmap").glob("*.py")):
+    for room in sorted(Path(parmap.__file__).parent.glob("*.py")):
         for node in ast.walk(ast.parse(room.read_text(encoding="utf-8"))):
             yield room.stem, node
 

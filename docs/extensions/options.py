@@ -16,6 +16,7 @@ class OptionsOneByOne(griffe.Extension):
         for field in pkg["_call.Settings"].attributes.values():
             if field.name not in function.parameters:
                 function.parameters.add(_keyword(field))
+        pkg["_api.pstarmap"].parameters["options"].annotation = None  # a page says "as for pmap"
 
 
 def _keyword(field: griffe.Attribute) -> griffe.Parameter:
