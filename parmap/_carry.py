@@ -1,4 +1,5 @@
-"""What cloudpickle leaves to us: functions with a cache, and globals that each process makes anew.
+"""What cloudpickle leaves to us: functions with a cache, globals that each process makes anew, and
+the names of files in tracebacks.
 
 Known to `_transport` only, which decides when anything is carried by value at all.
 """
@@ -58,7 +59,8 @@ def _pickler() -> Any:
     import cloudpickle
 
     base: Any = cloudpickle.Pickler
-    reducers: Any = ChainMap({_Cached: _reduce_cached}, base.dispatch_table)
+    ours = {_Cached: _reduce_cached, types.CodeType: _reduce_code}
+    reducers: Any = ChainMap(ours, base.dispatch_table)
 
     class Pickler(base):  # type: ignore[misc]
         dispatch_table = reducers
@@ -78,6 +80,14 @@ def _leave_out(names: frozenset[str], reduced: Any) -> None:
     carried = reduced[2][1]["__globals__"] if isinstance(reduced, tuple) else {}
     for name in names & carried.keys():
         del carried[name]
+
+
+def _reduce_code(code: types.CodeType) -> Any:
+    """As cloudpickle does, but with the name of the file: a worker's traceback then shows lines."""
+    import cloudpickle
+
+    make, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    return make, tuple(code.co_filename if a == "<dynamic-code>" else a for a in arguments)
 
 
 _Cached = type(functools.cache(abs))

@@ -54,8 +54,8 @@ MOST_CROWDING = 1.7
 # Seconds after which the file is out of date: machines get other neighbours and interpreters.
 FILE_SECONDS = 30 * 86_400
 
-# How many times more or less a cost must have become to be written again. Smaller writes after every
-# call, at 0.3 ms; larger leaves the next process with what is no longer so.
+# How many times more or less a cost must have become to be written again. Smaller writes after
+# every call, at 0.3 ms; larger leaves the next process with what is no longer so.
 NEWS = 1.1
 
 # Functions whose cost is remembered in this process. Each keeps a code object alive.

@@ -50,9 +50,9 @@ from parmap._transport import Parcel, dumps, frame, open_frame, pack, unpack
 # caller wait longer for its first value.
 FLUSH_SECONDS = 0.05
 
-# Seconds of items that are run between two looks at the board, at C speed. Smaller costs more looks,
-# 8 us each with what belongs to them; larger sees later that nobody wants the rest, and has more
-# items to try one by one when the process dies.
+# Seconds of items that are run between two looks at the board, at C speed. Smaller costs more
+# looks, 8 us each with what belongs to them; larger sees later that nobody wants the rest, and has
+# more items to try one by one when the process dies.
 SLICE_SECONDS = 1e-3
 
 

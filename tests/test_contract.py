@@ -494,7 +494,8 @@ def test_the_traceback_in_the_worker_is_the_cause(pmap):
     assert isinstance(error.__cause__, RemoteTraceback)
     printed = "".join(traceback.format_exception(error))
     assert "in deeply_wrong" in printed
-    assert "test_contract.py" in printed
+    assert "test_contract.py" in error.__cause__.text
+    assert "return 1 / x" in error.__cause__.text
 
 
 def test_the_cause_that_fn_set_is_kept(pmap):
