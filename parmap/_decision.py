@@ -12,7 +12,7 @@ from parmap import _costs, _machine, _plan
 from parmap._call import Call, start_method
 from parmap._outcome import runs_a_chunk
 from parmap._plan import Facts, Plan
-from parmap._probe import run_here
+from parmap._probe import Probe, run_here
 from parmap._progress import Progress
 from parmap._report import Report
 
@@ -57,27 +57,29 @@ class Decision:
         pinned = self._call.settings.parallel
         if pinned is False:
             self._decide(Plan(False, 0, 2, "parallel=False"))
-        elif not self._final and (pinned or self._known_to_be_long()):
-            plan = _plan.make_plan(self._gather())
-            if pinned or plan.parallel:
-                self._decide(plan)
-            if self.parallel:
-                return
+        elif pinned and not self._final:
+            self._decide(_plan.make_plan(self._gather(_seen(self._probe))))
+        elif not self._final:
+            self._plan_from_memory()
+        if self.parallel:
+            return
         self._initialize_here()
         yield from run_here(self._call, self._probe, self._progress, self._stay)
 
-    def _known_to_be_long(self) -> bool:
-        """Whether an earlier call of this function says enough to plan without running an item."""
+    def _plan_from_memory(self) -> None:
+        """Go to workers at once where an earlier call of this function says that it is worth it.
+        Where it does not, what this call's own items say counts alone."""
         known = _costs.known(self._call.fn)
         left = self._call.inputs.left()
         if self._call.settings.initializer is not None:
-            return False  # it has to run here first, for here items may run as well
+            return  # it has to run here first, for here items may run as well
         if known is None or left is None or left * known.each < self._worth():
-            return False
-        probe = self._probe
-        probe.each, probe.waiting, probe.transfer = known
-        probe.weighed = True
-        return True
+            return
+        plan = _plan.make_plan(self._gather(known))
+        if plan.parallel:
+            self._probe.each, self._probe.waiting, self._probe.transfer = known
+            self._probe.weighed = True
+            self._decide(plan)
 
     def _initialize_here(self) -> None:
         """An initializer runs wherever items run: results must not tell where that was."""
@@ -105,7 +107,7 @@ class Decision:
         if not probe.weighed:
             probe.closer = True  # look at the next items more closely, then come back
             return True
-        plan = _plan.make_plan(self._gather())
+        plan = _plan.make_plan(self._gather(_seen(probe)))
         if not plan.parallel:
             if self._next_look == 1:  # the first reason is about most of the call
                 self._report.reason = plan.reason
@@ -125,7 +127,7 @@ class Decision:
         self._final = not plan.parallel
         self._report.reason = plan.reason
 
-    def _gather(self) -> Facts:
+    def _gather(self, items: _costs.Known) -> Facts:
         """Everything the plan needs, measured now or before."""
         call, probe = self._call, self._probe
         cores, _ = _machine.usable_cores()
@@ -133,9 +135,9 @@ class Decision:
         facts = Facts(
             done=probe.items,
             left=call.inputs.left(),
-            seconds_per_item=probe.each,
-            waiting=probe.waiting,
-            transfer_per_item=probe.transfer,
+            seconds_per_item=items.each,
+            waiting=items.waiting,
+            transfer_per_item=items.transfer,
             costs=_costs.costs(),
             warm=self._warm(),
             cores=cores,
@@ -260,9 +262,14 @@ class Decision:
                 self._report.learn_crowding()
             _costs.remember()
         if each and probe.weighed and not probe.obstacle:
-            _costs.keep(self._call.fn, _costs.Known(each, probe.waiting, probe.transfer))
+            _costs.keep(self._call.fn, _seen(probe)._replace(each=each))
         if self._flow is None and self._call.settings.parallel is None and not self._final:
             gain = probe.items * (each - probe.transfer) / 2  # with two workers, at the least
             local = self._call.settings.executor is None
             if gain > _costs.Costs().call and local and not self._warm():
                 _costs.miss(gain)
+
+
+def _seen(probe: Probe) -> _costs.Known:
+    """What the items that ran here have shown."""
+    return _costs.Known(probe.each, probe.waiting, probe.transfer)
