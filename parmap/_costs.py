@@ -31,7 +31,7 @@ class Costs(NamedTuple):
     """
 
     start: float = 0.018
-    boot: float = 0.022
+    boot: float = 0.030
     hire: float = 0.002
     call: float = 0.3e-3
     chunk: float = 40e-6

@@ -125,9 +125,11 @@ class Store:
 
     def close_tray(self) -> None:
         """The call is over: its emptied files go, and those emptied later are not kept."""
+        if not self.tray_open:
+            return
         import shutil
 
-        for directory in self.directories if self.tray_open else []:
+        for directory in self.directories:
             tray = os.path.join(directory, self._tray)
             for _ in range(100):  # a worker may lay a file into it meanwhile
                 shutil.rmtree(tray, ignore_errors=True)

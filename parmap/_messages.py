@@ -10,7 +10,6 @@ worker  ->  Answer   outcomes of items, in one or more parts a chunk
 
 from __future__ import annotations
 
-import struct
 from typing import Any, NamedTuple
 
 from parmap._files import Store
@@ -18,9 +17,6 @@ from parmap._outcome import Failure
 from parmap._seat import CHUNK, LENGTH, LOADING, OFFSET, READY, STARTED
 from parmap._state import Facts, Place
 from parmap._transport import Parcel
-
-# What the fork server says of each process that ended: its number, and its exit code.
-ENDED = struct.Struct("!qq")
 
 
 def at_work(words: Any, chunk: int, items: int) -> tuple[bool, int, int]:

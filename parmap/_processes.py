@@ -25,9 +25,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from parmap._messages import ENDED
 from parmap._quiet import filled_streams, interrupts_held
-from parmap._seat import close_end, close_ends, keep_end
+from parmap._seat import ENDED, close_end, close_ends, keep_end
 
 ExitCode = Callable[[int | None, float], int | None]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import struct
 import sys
 import threading
 from typing import Any, NamedTuple
@@ -21,6 +22,9 @@ from parmap._line import Line, WindowsLine
 # LOADING is the chunk being unpacked, or the job with a minus before it; 0 for nothing.
 PID, READY, CANCELLED, CHUNK, OFFSET, LENGTH, STARTED, LOADING = range(8)
 _BOARD_BYTES = 8 * 8
+
+# What the fork server says of each process that ended: its number, and its exit code.
+ENDED = struct.Struct("!qq")
 
 
 class Lifeline:

@@ -15,8 +15,10 @@ import select
 import signal
 import socket
 
+import cloudpickle  # noqa: F401  (6 ms, in each worker that gets a function by value)
+
 from parmap import _worker
-from parmap._messages import ENDED
+from parmap._seat import ENDED
 
 # Descriptors of a seat: two of its line, its lifeline's, its board's.
 _NUMBERS = 4
@@ -41,8 +43,6 @@ def _serve(line: socket.socket, caller: int) -> list[int]:
     poll = select.poll()
     poll.register(line, select.POLLIN)
     poll.register(ended, select.POLLIN)
-    if not poll.poll(0):  # nobody is waiting yet
-        import cloudpickle  # noqa: F401  (6 ms in each worker)
     gc.freeze()  # what is there now stays in pages that all workers share
     while True:
         ready = [number for number, _ in poll.poll()]
