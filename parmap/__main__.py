@@ -51,7 +51,7 @@ def measure(cores: int) -> None:
     many = median(_seconds(cores, items=200) for _ in range(TRIES // 5))
     for _ in range(TRIES):  # what was believed before counts for little now
         _costs.measured(call=call, chunk=max(1e-6, (many - call) / 198))
-    _costs.remember()
+    _costs.write()
     _pool.shutdown()
 
 

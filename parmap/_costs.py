@@ -54,9 +54,11 @@ MOST_CROWDING = 1.7
 # Seconds after which the file is out of date: machines get other neighbours and interpreters.
 FILE_SECONDS = 30 * 86_400
 
-# How many times more or less a cost must have become to be written again. Smaller writes after
-# every call, at 0.3 ms; larger leaves the next process with what is no longer so.
+# How many times more or less a cost must have become to be written again, and the seconds that must
+# have passed. Smaller writes after every call, at 0.5 ms; larger leaves the next process with what
+# is no longer so.
 NEWS = 1.1
+WRITE_SECONDS = 30.0
 
 # Functions whose cost is remembered in this process. Each keeps a code object alive.
 MOST_FUNCTIONS = 256
@@ -64,6 +66,7 @@ MOST_FUNCTIONS = 256
 _VERSION = 3
 _costs: Costs | None = None
 _written = Costs()  # what the next process takes
+_written_at = -math.inf
 
 
 def costs() -> Costs:
@@ -94,11 +97,16 @@ def crowded(ratio: float) -> None:
 
 
 def remember() -> None:
-    """Write what was measured for the next process, where it is news and can be written."""
-    global _written
-    if not any(_is_news(new, old) for new, old in zip(costs(), _written, strict=True)):
-        return
-    _written = costs()
+    """Write what was measured for the next process, where it is news."""
+    late = time.monotonic() > _written_at + WRITE_SECONDS
+    if late and any(map(_is_news, costs(), _written)):
+        write()
+
+
+def write() -> None:
+    """Write it, if it can be written."""
+    global _written, _written_at
+    _written, _written_at = costs(), time.monotonic()
     path = _path()
     temporary = f"{path}.{os.getpid()}"
     try:
@@ -116,8 +124,8 @@ def _is_news(new: float, old: float) -> bool:
 
 def forget() -> None:
     """Start again from the file."""
-    global _costs
-    _costs = None
+    global _costs, _written_at
+    _costs, _written_at = None, -math.inf
     _functions.clear()
 
 
