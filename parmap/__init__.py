@@ -10,7 +10,8 @@ One call, front to back, by the rooms it goes through:
       2 _probe      run the first items here, keep their results           -> Probe
       3 _plan       + _machine: what we may use; _costs: what it takes;
                     _decision goes over                                    -> Plan
-      4 _engine     lease warm workers from _pool; _handle is one of them;
+      4 _engine     lease warm workers from _pool, which get a _briefing and have
+                    a _handle each;
                     _processes begin, by _zygote if need be, each on its _seat,
                     _quiet about it; _sweep cleans up after the killed;
                     _executors for who brings an executor, and _carriers to it
@@ -20,7 +21,8 @@ One call, front to back, by the rooms it goes through:
                     (_carry helps cloudpickle)
                     _line carries it, as one of the _messages              -> Work
       ========================= process wall ===========================
-      6 _worker     the same state? (_state) then run each item (_outcome) -> Answer
+      6 _worker     in the same _place, the same _state? run each item     -> Answer
+                    (_outcome)
         _orphan     ends with its caller
         _remote     the same in a worker of somebody else's
       ========================= process wall ===========================

@@ -19,6 +19,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from parmap import _state
+from parmap._quiet import interrupts_deferred
 
 # The globals to leave out of functions: (id of their namespace, names).
 _LeftOut = tuple[int, frozenset[str]]
@@ -56,8 +57,11 @@ def _pickles(value: Any) -> bool:
 
 @functools.cache
 def _pickler() -> Any:
-    import cloudpickle
-
+    with interrupts_deferred():  # half an import would be in the way of every later call
+        import cloudpickle
+    script = sys.modules.get("__mp_main__")  # what a child of multiprocessing calls it
+    if script is not None and script.__name__ == "__mp_main__":  # else it is an alias
+        cloudpickle.register_pickle_by_value(script)
     base: Any = cloudpickle.Pickler
     ours = {_Cached: _reduce_cached, types.CodeType: _reduce_code}
     reducers: Any = ChainMap(ours, base.dispatch_table)

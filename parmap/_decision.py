@@ -189,10 +189,10 @@ class Decision:
         self._report.mode = "parallel"
         self._report.workers = self._engine.workers
         self._report.start_method = self._engine.method
-        from parmap._flow import Flow
-
         if self._engine.booting:
             _costs.measured(start=time.perf_counter() - began)
+        from parmap._flow import Flow  # `_hire` has imported it
+
         self._flow = Flow(self._call, self._engine, self._progress, self._report)
         yield from self._flow.batches()
         self._report.bytes_moved += self._engine.bytes_moved
@@ -203,20 +203,23 @@ class Decision:
             self._cannot(lost.reason, lost.error)
 
     def _hire(self, workers: int) -> LocalEngine | ExecutorEngine:
-        """Workers for this call. What they need is imported here: a serial call never does."""
+        """Workers for this call. What they need is imported here: a serial call never does. A
+        Ctrl-C waits for that, for half an import would be in the way of every later call."""
+        from parmap._quiet import interrupts_deferred
+
         if self._call.settings.executor is not None:
-            from parmap._executors import ExecutorEngine
-
+            with interrupts_deferred():
+                from parmap._executors import ExecutorEngine
             return ExecutorEngine(self._call)
-        from parmap import _processes
+        with interrupts_deferred():
+            from parmap import _processes
 
-        context = self._call.settings.mp_context
-        method = _processes.default_method() if context is None else start_method(context)
-        if method == "forkserver":
-            _processes.start_server()  # it boots while the rest is imported
-        from parmap import _state
-        from parmap._engine import LocalEngine
-
+            context = self._call.settings.mp_context
+            method = _processes.default_method() if context is None else start_method(context)
+            if method == "forkserver":
+                _processes.start_server()  # it boots while the rest is imported
+            from parmap import _state
+            from parmap._engine import LocalEngine
         facts = _state.facts(self._call.fn, code_only=self._call.settings.initializer is not None)
         return LocalEngine(self._call, workers, facts, _machine.usable_cores()[0], method)
 

@@ -5,21 +5,20 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
-from parmap import _costs, _messages, _pool, _seat, _state, _worker
+from parmap import _costs, _messages, _seat, _state
+from parmap._briefing import Briefing
 from parmap._call import Call
 from parmap._chunk import Chunk, Event, Lost, Part, Refused, Unavailable
-from parmap._files import Store, unlink
+from parmap._files import unlink
 from parmap._handle import Worker, discard
-from parmap._outcome import UNTRUSTED, short_repr
 from parmap._reasons import died, nobody_at_fault, overdue, why_refused
-from parmap._transport import Parcel, dumps_by_value, pack
+from parmap._transport import Parcel, pack
 from parmap._watch import Watch
 
 # Workers that may die before they run anything, one after the other, beside those the call began
@@ -31,7 +30,10 @@ BOOT_TRIES = 3
 # the job on top it stays below the 64 KiB of a pipe. Smaller would let workers wait.
 MOST_INLINE_AHEAD = 24_000
 
-_numbers = itertools.count(1)
+# Seconds that a worker may have a chunk without beginning it, in a call with a time limit. Smaller
+# would take a worker of a busy machine for one that was stopped; larger waits longer for one that
+# was.
+STUCK_SECONDS = 1.0
 
 
 class LocalEngine:
@@ -44,18 +46,13 @@ class LocalEngine:
     ):
         """Lease the workers. Raises what pickling `fn`, or starting a process, raises."""
         self._process = os.getpid()
-        self._job_number = next(_numbers)
         self._timeout = call.settings.task_timeout
         self.method = method
-        self._forked = method == "fork"
-        if self._forked:  # a snapshot of this moment: workers of this call only
-            self._crew = _pool.Crew.forked(self._inherit_initializer(call))
-        else:
-            self._crew = _pool.crew(self.method, call.initializer())
+        self._briefing = Briefing(call, method, max(1, cores // workers), facts)
+        self._job_number, self._crew = self._briefing.number, self._briefing.crew
         self._store = self._crew.store.of_call(self._job_number)
-        self._job = self._make_job(call, facts, max(1, cores // workers))
-        self._place = None if self._forked else _state.place()
         self._queues: dict[Worker, deque[Chunk]] = {}
+        self._next_since: dict[Worker, int] = {}  # when its first chunk became the first
         self._fresh: set[Worker] = set()
         self._retired: set[Worker] = set()
         self._fence = threading.Lock()
@@ -69,38 +66,10 @@ class LocalEngine:
         try:
             self._hire(workers)
         except BaseException:
-            self._let_go_of_task()
+            self._briefing.end()
             raise
         self._began = time.monotonic()
         self._booting = not any(worker.board[_seat.READY] for worker in self._queues)
-
-    def _inherit_initializer(self, call: Call) -> int | None:
-        """Leave the initializer where forked workers find it, under a key of its own."""
-        s = call.settings
-        if s.initializer is None:
-            return None
-        _worker.inherited[-self._job_number] = (s.initializer, s.initargs)
-        return -self._job_number
-
-    def _make_job(self, call: Call, facts: _state.Facts | None, threads: int) -> _messages.Job:
-        task: Parcel | int
-        if self._forked:
-            task = self._job_number
-            _worker.inherited[task] = (call.mapper, call.fn)
-            # Classes that have no importable name keep their identity if cloudpickle has met them
-            # before the fork.
-            dumps_by_value(list(_state.classes(call.fn)))
-        else:
-            task = _packed_task(call, self._crew.store)
-        return _messages.Job(
-            number=self._job_number,
-            task=task,
-            retries=call.settings.retries,
-            flush_seconds=_worker.FLUSH_SECONDS if call.settings.task_timeout is None else 0.0,
-            place=None,
-            facts=None if self._forked else facts,
-            threads=_state.thread_limits(threads),
-        )
 
     @property
     def workers(self) -> int:
@@ -158,8 +127,9 @@ class LocalEngine:
         chunk.origin, chunk.inline_bytes = chunk.start, len(parcel.payload)
         chunk.nbytes, chunk.bulk = parcel.nbytes, parcel.bulk(len(chunk.items))
         chunk.path = parcel.path
-        if worker.job != self._job_number:
-            self._tell_job(worker)
+        self._briefing.tell(worker)
+        if not self._queues[worker]:
+            self._next_since[worker] = time.monotonic_ns()
         self._queues[worker].append(chunk)
         worker.inflight += 1
         self.bytes_moved += parcel.nbytes
@@ -187,21 +157,13 @@ class LocalEngine:
         """Workers of which chunks were taken back."""
         return len(self._retired)
 
-    def _tell_job(self, worker: Worker) -> None:
-        job = self._job
-        if worker.place != self._place:
-            job = job._replace(place=self._place)
-            worker.place = self._place
-        worker.post(job)
-        worker.job = self._job_number
-
     def wait(self, seconds: float | None) -> list[Event]:
         """Wait until something happens, at most `seconds` (None: no limit of the caller's)."""
         if not self._events and self._queues:
             for worker, readable in self._watch.wait(self._patience(seconds)).items():
                 self._hear(worker, readable)
             if self._timeout is not None:
-                self._endoverdue(self._timeout)
+                self._end_overdue(self._timeout)
         events, self._events = self._events, []
         return events
 
@@ -216,11 +178,13 @@ class LocalEngine:
 
     def close(self, now: bool = False) -> None:
         """The call is over. Items that have not begun do not begin."""
+        # Whether workers hold memory for this call that they would keep until the next one.
+        large = self._store.tray_open or self._briefing.takes_memory
         for worker, queue in list(self._queues.items()):
             worker.board[_seat.CANCELLED] = self._job_number
             if now and queue:
                 self._remove(worker, kill=True)
-            elif self._is_large() and not self.full(worker):
+            elif large and not self.full(worker):
                 worker.post(_messages.Over())
                 worker.flush()
         self._crew.give_back(list(self._queues))
@@ -228,22 +192,7 @@ class LocalEngine:
         self._store.close_tray()
         for pid in self._lost:
             self._store.sweep(f"{pid}-")
-        if self._forked:
-            self._crew.end()
-            self._crew.store.sweep()
-        self._let_go_of_task()
-
-    def _is_large(self) -> bool:
-        """Whether workers hold memory for this call that they would keep until the next one."""
-        task = self._job.task
-        return self._store.tray_open or (isinstance(task, Parcel) and task.path is not None)
-
-    def _let_go_of_task(self) -> None:
-        if self._forked:
-            _worker.inherited.pop(self._job_number, None)
-            _worker.inherited.pop(-self._job_number, None)
-        elif isinstance(self._job.task, Parcel):
-            self._job.task.discard()
+        self._briefing.end()
 
     # ------------------------------------------------------------------ what workers say
 
@@ -270,17 +219,21 @@ class LocalEngine:
         self._idle_deaths = 0
         self._came_up()
         if answer.last:
-            self._queues[worker].popleft()
-            worker.inflight -= 1
+            self._done_with_first(worker)
         if any(isinstance(outcome, Parcel) and outcome.tray for _, outcome in answer.groups):
             self._store.open_tray()
         self._events.append(Part(chunk, answer))
 
-    def _take_refusal(self, worker: Worker, refusal: _messages.Refusal) -> None:
+    def _done_with_first(self, worker: Worker) -> Chunk:
         worker.inflight -= 1
+        self._next_since[worker] = time.monotonic_ns()
+        return self._queues[worker].popleft()
+
+    def _take_refusal(self, worker: Worker, refusal: _messages.Refusal) -> None:
         if refusal.job != self._job_number:
+            worker.inflight -= 1
             return
-        chunk = self._queues[worker].popleft()
+        chunk = self._done_with_first(worker)
         if refusal.what == "items":
             assert refusal.failure is not None
             self._events.append(Refused(chunk, refusal.failure))
@@ -302,7 +255,7 @@ class LocalEngine:
         for each in list(self._queues):
             chunks.extend(self._queues[each])
             self._remove(each, kill=bool(self._queues[each]) or each is worker)
-        reason, error = why_refused(refusal, self._job.facts or {})
+        reason, error = why_refused(refusal, self._briefing.facts or {})
         self._events.append(Unavailable(chunks, reason, error))
 
     # ------------------------------------------------------------------ workers that are gone
@@ -364,11 +317,11 @@ class LocalEngine:
                 limits.append(max(0.0, self._timeout - (now - began) * 1e-9))
         return min(limits)
 
-    def _endoverdue(self, limit: float) -> None:
+    def _end_overdue(self, limit: float) -> None:
         now = time.monotonic_ns()
-        for worker in list(self._queues):
+        for worker in [worker for worker, queue in self._queues.items() if queue]:
             began = worker.board[_seat.STARTED]
-            if began and self._queues[worker] and now - began > limit * 1e9:
+            if began and now - began > limit * 1e9:
                 worker.kill()
                 while worker.has_message():  # finished items of the same chunk
                     message = worker.receive()
@@ -376,17 +329,13 @@ class LocalEngine:
                         break
                     self._take_answer(worker, message)
                 self._bury(worker, overdue(limit))
+            elif not began and self._is_stuck(worker, now - max(limit, STUCK_SECONDS) * 1e9):
+                worker.kill()
+                self._bury(worker, None)
 
-
-def _packed_task(call: Call, store: Store) -> Parcel:
-    """The function, once for all workers. Raises TypeError where it does not pickle."""
-    try:
-        return call.carried(lambda: pack((call.mapper, call.fn), store, shared=True))
-    except UNTRUSTED as error:
-        if isinstance(error, OSError):
-            raise
-        raise TypeError(
-            f"the mapped function {short_repr(call.fn)} cannot be sent to a worker: "
-            f"{type(error).__name__}: {error}. Leave out what does not pickle, create it in the "
-            "function or in an initializer, or pass mp_context='fork'."
-        ) from error
+    def _is_stuck(self, worker: Worker, since: float) -> bool:
+        """Whether it has had something to do since then, and did not begin: somebody stopped it."""
+        board = worker.board
+        idle = bool(board[_seat.READY]) and not board[_seat.LOADING]
+        begun = board[_seat.CHUNK] == self._queues[worker][0].number
+        return idle and not begun and self._next_since[worker] < since

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from parmap._files import Store
 from parmap._outcome import Failure
+from parmap._place import Place
 from parmap._seat import CHUNK, LENGTH, LOADING, OFFSET, READY, STARTED
-from parmap._state import Facts, Place
+from parmap._state import Facts
 from parmap._transport import Parcel
 
 

@@ -131,7 +131,10 @@ def start_server() -> _Server:
     """The fork server; it is started, but not waited for, where there is none."""
     global _server
     with _starting:
-        if _server is None or _server.process.poll() is not None:
+        if _server is not None and _server.process.poll() is not None:
+            _server.end(0.0)  # somebody killed it
+            _server = None
+        if _server is None:
             _may_begin()
             _server = _Server()
         return _server

@@ -18,8 +18,9 @@ def died(exitcode: int | None) -> Callable[[int], BaseException]:
 
 def overdue(limit: float) -> Callable[[int], BaseException]:
     return lambda index: TimeoutError(
-        f"item {index} took longer than task_timeout={limit:g} s, and its worker was ended; "
-        "the other items are not affected"
+        f"item {index} took longer than task_timeout={limit:g} s, and its worker was ended. The "
+        "other items are not affected; a larger task_timeout= gives it longer, `retries=` another "
+        "try, `return_exceptions=True` puts this error in its place."
     )
 
 

@@ -1,11 +1,9 @@
-"""What a worker must share with its caller, beside the function and the items.
+"""Whether a worker knows the same code and settings as its caller.
 
-Under `map` a function sees the caller's state of this moment; a worker that was started earlier,
-or that imports afresh, need not. Two things are done about that. The *place* (working directory,
-sys.path, os.environ, warnings filters, logging levels) follows the caller. The *facts* (code and
-scalars of modules that the function reads) are taken on both sides of the wall and compared: where
-they differ the worker does not run the function. Imported on both sides; only the standard
-library, so that a worker stays light.
+Under `map` a function sees the caller's modules as they are now; a worker that was started earlier,
+or that imports afresh, need not. So the *facts* (code and scalars of modules that the function
+reads) are taken on both sides of the wall and compared: where they differ the worker does not run
+the function. Only the standard library, so that a worker stays light.
 """
 
 from __future__ import annotations
@@ -14,130 +12,10 @@ import opcode
 import os
 import sys
 import types
-import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from typing import Any, NamedTuple
-
-# ---------------------------------------------------------------------------------- the place
-
-
-class Place(NamedTuple):
-    """Where the caller is, as far as a process can be told to be there too."""
-
-    cwd: str | None
-    path: tuple[str, ...]
-    environ: dict[str, str]
-    filters: tuple[Any, ...]
-    levels: dict[str, int]
-    authkey: bytes | None
-    tracker: str | None
-
-
-def place() -> Place:
-    """The caller's place now."""
-    try:
-        cwd: str | None = os.getcwd()
-    except FileNotFoundError:  # deleted under our feet; a worker can stay where it is
-        cwd = None
-    simple = tuple(f for f in warnings.filters if _portable_filter(f))
-    return Place(cwd, tuple(sys.path), dict(os.environ), simple, _levels(), *_kinship())
-
-
-def _portable_filter(entry: tuple[Any, ...]) -> bool:
-    """Filters of builtin categories; others would make every worker import their module."""
-    return getattr(entry[2], "__module__", "") == "builtins"
-
-
-def _levels() -> dict[str, int]:
-    """Of all loggers that have one; nothing where that is as it is in a new process."""
-    logging = sys.modules.get("logging")
-    if logging is None:
-        return {}
-    loggers = {"": logging.root, **logging.root.manager.loggerDict}
-    levels = {
-        name: logger.level
-        for name, logger in list(loggers.items())
-        if isinstance(logger, logging.Logger) and logger.level
-    }
-    return {} if levels == {"": logging.WARNING} else levels
-
-
-def _kinship() -> tuple[bytes | None, str | None]:
-    """What children of multiprocessing share, where the caller uses it: the key by which managers
-    know them, and the pipe to who keeps count of shared memory. A worker with a tracker of its own
-    would take memory that it was lent for its own, and unlink it."""
-    process = sys.modules.get("multiprocessing.process")
-    known = process is not None and "multiprocessing.connection" in sys.modules
-    tracker = sys.modules.get("multiprocessing.resource_tracker")
-    pipe = None if tracker is None else tracker._resource_tracker._fd
-    return (
-        bytes(process.current_process().authkey) if process is not None and known else None,
-        None if pipe is None else f"/proc/{os.getpid()}/fd/{pipe}",
-    )
-
-
-def _join(authkey: bytes | None, tracker: str | None) -> None:
-    if authkey is not None:
-        from multiprocessing.process import current_process
-
-        current_process().authkey = authkey
-    if tracker is not None:
-        from multiprocessing.resource_tracker import _resource_tracker as mine
-
-        if mine._fd is None:  # type: ignore[attr-defined]
-            try:
-                mine._fd = os.open(tracker, os.O_WRONLY)  # type: ignore[attr-defined]
-            except OSError:
-                pass  # not Linux: memory that is lent has to be opened with track=False
-
-
-def thread_limits(threads: int) -> dict[str, str]:
-    """BLAS and OpenMP in a worker: its share of the cores, unless the user's environment says."""
-    return dict.fromkeys(
-        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
-         "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS"),
-        str(threads),
-    )  # fmt: skip
-
-
-def follow(wanted: Place, threads: dict[str, str]) -> None:
-    """Go where the caller is (in the worker). `threads` limits BLAS, unless the user did."""
-    if wanted.cwd is not None:
-        try:
-            os.chdir(wanted.cwd)
-        except OSError:
-            pass  # gone since; fn will tell, if it cares, as it would under map
-    sys.path[:] = wanted.path
-    environ = {**threads, **wanted.environ}
-    if environ != dict(os.environ):
-        os.environ.clear()
-        os.environ.update(environ)
-    if wanted.filters != tuple(warnings.filters):
-        warnings.filters[:] = list(wanted.filters)  # type: ignore[index]
-        getattr(warnings, "_filters_mutated", lambda: None)()
-    _follow_levels(wanted.levels)
-    _join(wanted.authkey, wanted.tracker)
-
-
-_levelled: frozenset[str] = frozenset()  # loggers that were given a level here
-
-
-def _follow_levels(levels: dict[str, int]) -> None:
-    global _levelled
-    if not levels and not _levelled:
-        return  # nothing to set, and no reason to import logging, for 5 ms
-    import logging
-
-    for name in _levelled - levels.keys():
-        logging.getLogger(name or None).setLevel(logging.NOTSET if name else logging.WARNING)
-    for name, level in levels.items():
-        logging.getLogger(name or None).setLevel(level)
-    _levelled = frozenset(levels)
-
-
-# ---------------------------------------------------------------------------------- the facts
 
 Facts = dict[str, str]
 

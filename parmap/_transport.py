@@ -87,9 +87,15 @@ def dumps(obj: Any, buffers: list[memoryview] | None = None, *, shares_main: boo
         except (pickle.PicklingError, TypeError, AttributeError, ImportError, RecursionError):
             pass  # cloudpickle succeeds, or says it better
         else:
-            if shares_main or b"__main__" not in data:
+            if shares_main or not _names_main(data):
                 return data
     return dumps_by_value(obj, buffers)
+
+
+def _names_main(data: bytes) -> bool:
+    """Whether a pickle refers to the caller's script, whose name is another in a process that
+    multiprocessing started."""
+    return b"__main__" in data or b"__mp_main__" in data
 
 
 def dumps_by_value(obj: Any, buffers: list[memoryview] | None = None) -> bytes:
@@ -121,7 +127,7 @@ def _by_value_modules() -> bool:
     """Whether the user told cloudpickle to carry some module by value."""
     loaded = sys.modules.get("cloudpickle")
     listed = getattr(loaded, "list_registry_pickle_by_value", set)  # another thread may import it
-    return bool(listed())
+    return not listed() <= {"__mp_main__"}  # which `_names_main` sees to
 
 
 def pack(obj: Any, store: Store, *, by_value: bool = False, shared: bool = False) -> Parcel:

@@ -25,7 +25,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from parmap import _state
+from parmap import _place, _state
 from parmap._files import MAP_RESULT_BYTES, Store
 from parmap._line import Line
 from parmap._messages import Answer, Hello, Job, Over, Refusal, Work, read
@@ -77,7 +77,7 @@ class _Office:
             if not self._line.holds_more() and not _wait_for(self._line, self._idle_seconds):
                 return None
             message = read(open_frame(self._line.receive()))
-        except (EOFError, ConnectionError):
+        except (EOFError, OSError):  # fn may have closed what it found open
             return None
         assert isinstance(message, Job | Work | Over)
         return message
@@ -86,7 +86,7 @@ class _Office:
         self._line.post(frame(message.wire(), self.store))
         try:
             self._line.flush()
-        except BrokenPipeError:  # nobody wants it
+        except OSError:  # nobody wants it, or fn closed what it found open
             leave()
 
 
@@ -123,11 +123,11 @@ def main(*numbers: int) -> None:
     _hear_signals()
     try:
         office = _Office(seat)
-    except (EOFError, ConnectionError):
+    except (EOFError, OSError):
         return  # the caller has thought better of it
     sys.argv[:] = office.hello.arguments
     if office.hello.place is not None:
-        _state.follow(office.hello.place, {})
+        _place.follow(office.hello.place, {})
     _serve(office)
 
 
@@ -191,7 +191,7 @@ class _Desk:
             self._refused = Refusal(job.number, None, "initializer", initialized)
             return
         if job.place is not None:
-            _state.follow(job.place, job.threads)
+            _place.follow(job.place, job.threads)
         try:
             task = self._load(job.task, -job.number)
         except BaseException as error:  # nobody interrupts a worker: this is the pickle's own doing
@@ -223,9 +223,11 @@ class _Desk:
                 work.items.discard()
                 self._office.send(Answer(work.job, work.number, [], 0.0, 0.0, True))
                 return
+            self._office.board[STARTED] = time.monotonic_ns()  # loading counts as running
             try:
                 items = self._load(work.items, work.number, self._spare)
             except BaseException as error:
+                self._office.board[STARTED] = 0
                 refused = Refusal(work.job, work.number, "items", capture(error, dumps))
             else:
                 _Run(self._office, self._store, self._job, work, self._task, items).run()

@@ -51,7 +51,8 @@ def _serve(line: socket.socket, caller: int) -> list[int]:
             _tell_who_ended(line)
         if line.fileno() in ready:
             word, numbers, _, _ = socket.recv_fds(line, 1, _NUMBERS)
-            if word == b"w" and _fork():
+            whole = len(numbers) == _NUMBERS  # else there were no descriptors left for them
+            if word == b"w" and whole and _fork():
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 os.close(ended)

@@ -6,6 +6,7 @@ import importlib
 import itertools
 import logging
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -406,6 +407,32 @@ def test_a_stopped_worker_is_overdue_like_a_slow_one() -> None:
     assert isinstance(found[2], TimeoutError)
     assert "item 2 " in str(found[2])
     assert [found[i] for i in (0, 1, 3, 4)] == [0, 10, 30, 40]
+    assert_next_call_works()
+
+
+def test_a_worker_that_was_stopped_while_idle_is_replaced_where_time_is_limited() -> None:
+    """It never begins, so no item of it is overdue; but nobody waits for it for ever."""
+    for pid in workers_of(**TWO):
+        os.kill(pid, signal.SIGSTOP)
+    assert list(pmap(abs, range(4), task_timeout=0.5, **TWO)) == [0, 1, 2, 3]
+    assert_next_call_works()
+
+
+class SlowToLoad:
+    """Takes an hour to be unpickled."""
+
+    def __reduce__(self) -> Any:
+        return time.sleep, (3600,)
+
+
+def test_an_item_that_takes_too_long_to_load_is_overdue_too() -> None:
+    """The others of its chunk are not."""
+    found = outcomes(pmap(str, [1, SlowToLoad(), 3], task_timeout=0.5, **TWO))
+    assert isinstance(found[1], TimeoutError)
+    assert "item 1 " in str(found[1])
+    assert "task_timeout" in str(found[1])
+    assert "retries" in str(found[1])
+    assert [found[0], found[2]] == ["1", "3"]
     assert_next_call_works()
 
 
@@ -858,21 +885,38 @@ def test_a_module_that_was_edited_and_not_reloaded_is_not_run_in_its_new_form(
 def test_logging_levels_follow_the_caller_there_and_back() -> None:
     """Also those that the caller takes back: a worker is as quiet as its caller is now."""
 
-    def levels(_: int) -> tuple[int, int]:
+    def levels(_: int) -> tuple[int, int, int]:
         import logging
 
-        return logging.getLogger().level, logging.getLogger("parmap.tests.levels").level
+        named = logging.getLogger("parmap.tests.levels")
+        return logging.getLogger().level, named.level, logging.root.manager.disable
 
     root, named = logging.getLogger(), logging.getLogger("parmap.tests.levels")
     before = root.level
     try:
-        for told in ((logging.DEBUG, logging.ERROR), (logging.WARNING, logging.NOTSET)):
+        for told in ((logging.DEBUG, logging.ERROR, 40), (logging.WARNING, logging.NOTSET, 0)):
             root.setLevel(told[0])
             named.setLevel(told[1])
+            logging.disable(told[2])
             assert set(pmap(levels, range(4), chunksize=1, **TWO)) == {told}
     finally:
         root.setLevel(before)
         named.setLevel(logging.NOTSET)
+        logging.disable(logging.NOTSET)
+
+
+def test_the_default_start_method_of_multiprocessing_follows_the_caller() -> None:
+    """A function that starts processes of its own gets those that it would get here."""
+    told = lambda _: multiprocessing.get_start_method()  # noqa: E731
+    before = multiprocessing.get_start_method(allow_none=True)
+    try:
+        for method in ("spawn", "forkserver"):
+            multiprocessing.set_start_method(method, force=True)
+            results = pmap(told, range(4), mp_context="forkserver", **TWO)
+            assert set(results) == {method}
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+        shutdown()
 
 
 MEMORY = """
@@ -1000,9 +1044,20 @@ def test_warnings_filters_follow_the_caller() -> None:
 def test_a_deleted_working_directory_is_no_obstacle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Warm workers stay where they are when the caller's folder is gone."""
+    """Workers, warm or new, are then as lost as the caller, and write nowhere else."""
+
+    def write(_: int) -> str:
+        try:
+            Path("parmap-lost").write_text("here")
+        except FileNotFoundError as error:
+            return type(error).__name__
+        return os.getcwd()
+
     gone = tmp_path / "gone"
     gone.mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()
-    assert_next_call_works()
+    for _ in range(2):
+        assert set(pmap(write, range(4), chunksize=1, **TWO)) == {"FileNotFoundError"}
+        assert_next_call_works()
+        shutdown()

@@ -29,6 +29,7 @@ ROOMS = [
     "_flow",
     "_own",
     "_engine",
+    "_briefing",
     "_executors",
     "_carriers",
     "_window",
@@ -38,7 +39,6 @@ ROOMS = [
     "_pool",
     "_handle",
     "_processes",
-    "_quiet",
     "_zygote",
     "_sweep",
     "_worker",
@@ -59,7 +59,9 @@ ROOMS = [
     "_transport",
     "_files",
     "_carry",
+    "_place",
     "_state",
+    "_quiet",
     "errors",
 ]
 
@@ -73,6 +75,7 @@ CALLERS = {
     "_reasons",
     "_costs",
     "_engine",
+    "_briefing",
     "_executors",
     "_carriers",
     "_remote",
@@ -92,7 +95,7 @@ THIRD_PARTIES = {
     "cloudpickle": {"_carry", "_carriers", "_zygote"},
     "tqdm": {"_progress"},
     "matplotlib": {"_crossover"},
-    "multiprocessing": {"_call", "_processes", "_seat", "_handle", "_worker", "_orphan", "_state"},
+    "multiprocessing": {"_call", "_processes", "_seat", "_handle", "_worker", "_orphan", "_place"},
 }
 
 # The rooms that may ask which system this is.

@@ -694,6 +694,35 @@ def test_the_first_calls_of_a_program_may_be_made_by_eight_threads(
     assert eventually(lambda: not place.processes())
 
 
+@pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
+def test_a_call_in_a_worker_of_an_executor_of_the_programs(place: Place, context: str) -> None:
+    """There the script has another name, and its functions are sent by value all the same."""
+    script = place.file(
+        f"""\
+        import concurrent.futures, multiprocessing
+        from parmap import pmap
+
+        class Kept:
+            def __init__(self, x):
+                self.x = x
+
+        def fn(x):
+            return Kept(x + 1)
+
+        def job():
+            results = list(pmap(fn, range(3), parallel=True, max_workers=2))
+            return [type(r) is Kept and r.x for r in results]
+
+        if __name__ == "__main__":
+            context = multiprocessing.get_context("{context}")
+            with concurrent.futures.ProcessPoolExecutor(1, mp_context=context) as executor:
+                print(executor.submit(job).result())
+        """
+    )
+    arguments = ("-W", "ignore::DeprecationWarning", script)
+    assert place.run(*arguments) == (0, "[1, 2, 3]\n", "")
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_program_runs_in_the_debugger(place: Place, method: str) -> None:
     """pdb has a `__main__` of its own making."""
