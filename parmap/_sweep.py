@@ -12,7 +12,7 @@ import os
 import subprocess
 from collections.abc import Sequence
 
-from parmap._files import default_places, directory_name, namespace
+from parmap._files import default_places, directory_name, namespace, remove_directory
 
 # Twice: a worker that is being killed at the same moment may just have begun another file.
 _SCRIPT = 'read _ || { rm -rf -- "$@"; sleep 0.5; rm -rf -- "$@"; }'
@@ -76,11 +76,9 @@ def _is_ours(name: str, caller: int | None) -> bool:
 
 
 def _remove(path: str) -> None:
-    import shutil
-
     try:
         if os.lstat(path).st_uid == os.getuid():
-            shutil.rmtree(path, ignore_errors=True)
+            remove_directory(path)
     except FileNotFoundError:
         pass  # somebody else who sweeps was faster
 

@@ -50,7 +50,7 @@ def _serve(line: socket.socket, caller: int) -> list[int]:
             os.read(ended, 512)
             _tell_who_ended(line)
         if line.fileno() in ready:
-            word, numbers, _, _ = socket.recv_fds(line, 1, _NUMBERS)
+            word, numbers = _hear(line)
             whole = len(numbers) == _NUMBERS  # else there were no descriptors left for them
             if word == b"w" and whole and _fork():
                 signal.set_wakeup_fd(-1)
@@ -64,6 +64,15 @@ def _serve(line: socket.socket, caller: int) -> list[int]:
                 if not word:
                     _sweep(caller)
                 return []
+
+
+def _hear(line: socket.socket) -> tuple[bytes, list[int]]:
+    """The next word of the caller's, and what came with it; b"" when the caller is gone."""
+    try:
+        word, numbers, _, _ = socket.recv_fds(line, 1, _NUMBERS)
+    except ConnectionError:  # gone with something of ours unread
+        return b"", []
+    return word, numbers
 
 
 def _fork() -> bool:
