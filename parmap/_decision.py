@@ -64,7 +64,7 @@ class Decision:
             if self.parallel:
                 return
         self._initialize_here()
-        yield from run_here(self._call, self._probe, self._progress, self._stay)
+        yield from run_here(self._call, self._probe, self._stay)
 
     def _known_to_be_long(self) -> bool:
         """Whether an earlier call of this function says enough to plan without running an item."""
@@ -97,6 +97,8 @@ class Decision:
     def _stay(self) -> bool:
         """Between two batches: go on here? A few comparisons, unless there is enough left."""
         probe = self._probe
+        if self._progress.wanted:
+            self._progress.at(probe.items)
         if self._final or probe.items < self._next_look or probe.seconds < SEEN_SECONDS:
             return True
         left = self._call.inputs.left()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from typing import Any, NamedTuple
 
-from parmap._outcome import Failure
+from parmap._failure import Failure
 from parmap._state import Facts, Place
 from parmap._transport import Parcel
 

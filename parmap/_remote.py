@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
-from parmap._outcome import UNTRUSTED, Failure, Mapper, capture, run_batch, runs_a_chunk
+from parmap._failure import Failure, capture
+from parmap._outcome import UNTRUSTED, Mapper, run_batch, runs_a_chunk
 from parmap._transport import dumps
 
 Task = tuple[Mapper, Callable[..., Any], int]  # how to apply it, the function, retries

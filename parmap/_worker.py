@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from parmap import _state
+from parmap._failure import Failure, capture
 from parmap._files import MAP_RESULT_BYTES, Store
 from parmap._line import Line
 from parmap._messages import (
@@ -42,7 +43,7 @@ from parmap._messages import (
     read,
 )
 from parmap._orphan import leave
-from parmap._outcome import Failure, Mapper, capture, run_batch
+from parmap._outcome import Mapper, run_batch
 from parmap._transport import Parcel, dumps, frame, open_frame, pack, unpack
 
 # Seconds of finished items that a worker may hold back before it answers with a part of a chunk.
