@@ -21,7 +21,7 @@ One call, front to back, by the rooms it goes through:
                     _line carries it, as one of the _messages              -> Work
       ========================= process wall ===========================
       6 _worker     the same state? (_state) then run each item (_outcome) -> Answer
-        _orphan     ends with its caller
+        _failure    an exception on its way back; _orphan ends with its caller
         _remote     the same in a worker of somebody else's
       ========================= process wall ===========================
       7 _window     _watch who speaks or dies; unpack, put in order, hand out;

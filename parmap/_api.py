@@ -8,7 +8,7 @@ import warnings
 
 from parmap._call import Call, settings
 from parmap._inputs import inputs_of
-from parmap._probe import first_items
+from parmap._probe import run_here
 from parmap._report import Report
 
 TYPE_CHECKING = False
@@ -176,7 +176,7 @@ def pmap(
         raise TypeError("pmap() must have at least two arguments: a function and an iterable")
     checked = settings("pmap", options, return_exceptions)
     mapper: Any = map if len(iterables) == 1 else itertools.starmap
-    return _results("pmap", Call(fn, mapper, inputs_of(iterables, checked.strict), checked))
+    return _results(Call(fn, mapper, inputs_of(iterables, checked.strict), checked))
 
 
 # One overload a line, as the table it is.
@@ -209,7 +209,9 @@ def pstarmap(
     """
     checked = settings("pstarmap", options, return_exceptions)
     inputs = inputs_of((iterable,), checked.strict)
-    return _results("pstarmap", Call(fn, itertools.starmap, inputs, checked))
+    results = _results(Call(fn, itertools.starmap, inputs, checked))
+    results._name = "pstarmap"
+    return results
 
 
 def shutdown() -> None:
@@ -229,11 +231,11 @@ def shutdown() -> None:
         end()
 
 
-def _results(name: str, call: Call) -> Results[Any]:
+def _results(call: Call) -> Results[Any]:
     report = Report()
     batches = _batches(call, report)
     results: Results[Any] = Results.from_iterable(batches)  # type: ignore[assignment]
-    results.report, results._batches, results._name = report, batches, name
+    results.report, results._batches = report, batches
     return results
 
 
@@ -244,7 +246,7 @@ def _batches(call: Call, report: Report) -> Iterator[Iterator[Any]]:
     """
     report.start()
     if call.plain:
-        yield from first_items(call, report.probe)
+        yield from run_here(call, report.probe, report.probe.brief)
         if call.inputs.finished:  # nine calls of ten are over here, in a few microseconds
             report.end(call.fn)
             return

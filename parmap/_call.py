@@ -88,7 +88,7 @@ def settings(name: str, options: Options, return_exceptions: bool = False) -> Se
 
     Raises TypeError or ValueError that names the argument and the value.
     """
-    if not options and return_exceptions is False and _raw_environment.keys().isdisjoint(_KEYS):
+    if not options and return_exceptions is False and _raw_environment.keys().isdisjoint(_keys):
         return _DEFAULT
     given: dict[str, Any] = {**_environment(), **options}
     if return_exceptions is not False:
@@ -116,10 +116,6 @@ def _environment() -> dict[str, Any]:
         if (text := os.environ.get(name))
     }
 
-
-# The dict behind os.environ: look-ups through os.environ cost 3 us, more than all the rest of a
-# small call. Private, so where it is missing or changes its form, os.environ itself serves.
-_raw_environment: Any = getattr(os.environ, "_data", os.environ)
 
 _WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
@@ -160,7 +156,14 @@ _VARIABLES: dict[str, tuple[str, Callable[[str, str], Any]]] = {
     "PARMAP_PROGRESS": ("progress", _truth),
     "PARMAP_START_METHOD": ("mp_context", lambda name, text: start_method(text, name)),
 }
-_KEYS = frozenset([*_VARIABLES, *map(os.fsencode, _VARIABLES)])
+
+# The dict behind os.environ, and its form of these names: look-ups through os.environ cost 3 us,
+# as much as all the rest of a small call. Private, so where it is missing, os.environ serves.
+_environ: Any = os.environ
+try:
+    _raw_environment, _keys = _environ._data, frozenset(map(_environ.encodekey, _VARIABLES))
+except AttributeError:
+    _raw_environment, _keys = _environ, frozenset(_VARIABLES)
 
 # ------------------------------------------------------------------ the arguments
 

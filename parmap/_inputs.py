@@ -154,33 +154,20 @@ def _hint(source: Iterator[Any]) -> int | None:
 
 
 class _StrictZip:
-    """`zip(*iterators, strict=True)`, with what Python 3.14's map says when lengths differ."""
+    """`zip(*iterators, strict=True)`, whose words of lengths that differ are those of Python 3.14's
+    map. A generator would end with what an iterable raises; `map` asks that one again."""
 
     def __init__(self, iterators: Sequence[Iterator[Any]]):
-        self._iterators = iterators
+        self._zip = zip(*iterators, strict=True)
 
     def __iter__(self) -> _StrictZip:
         return self
 
     def __next__(self) -> tuple[Any, ...]:
-        items: list[Any] = []
-        for position, iterator in enumerate(self._iterators):
-            try:
-                items.append(next(iterator))
-            except StopIteration:
-                if position:
-                    raise ValueError(_uneven(position, "shorter")) from None
-                self._check_all_ended()
-                raise
-        return tuple(items)
-
-    def _check_all_ended(self) -> None:
-        missing = object()
-        for position, iterator in enumerate(self._iterators[1:], start=1):
-            if next(iterator, missing) is not missing:
-                raise ValueError(_uneven(position, "longer")) from None
-
-
-def _uneven(position: int, what: str) -> str:
-    others = "argument 1" if position == 1 else f"arguments 1-{position}"
-    return f"map() argument {position + 1} is {what} than {others}"
+        try:
+            return next(self._zip)
+        except ValueError as error:
+            text = str(error)
+            if text.startswith("zip() argument"):
+                raise ValueError(text.replace("zip", "map", 1)) from None
+            raise

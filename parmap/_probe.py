@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 # early, and how long the loop is asleep. Smaller costs more looks, a microsecond each.
 BATCH_SECONDS = 1e-3
 
-# Items of a batch at the most: that many may turn out dear before anybody looks.
-MOST_ITEMS = 4096
+# Items of a batch at the most. Smaller costs more looks, 3 % of a million `abs` at half of it; more
+# items may turn out dear before anybody looks. From benchmarks/overhead.py.
+MOST_ITEMS = 8192
 
 # Seconds an item must take for its data to be weighed unasked. Smaller would import pickle (2 ms)
 # for calls that are over soon; larger would run one more dear item here before a plan is made.
@@ -72,6 +73,10 @@ class Probe:
     obstacle: str = ""
     weighed: bool = False
     closer: bool = False
+
+    def brief(self) -> bool:
+        """Whether items have run for less than a millisecond: no plan is worth making before."""
+        return self.seconds < BATCH_SECONDS
 
     def add(self, count: int, seconds: float) -> None:
         if not count:
@@ -136,68 +141,75 @@ def _copy_seconds(buffers: Sequence[memoryview]) -> float:
     return (perf_counter() - began) * sum(buffer.nbytes for buffer in buffers) / sample.nbytes
 
 
-def first_items(call: Call, probe: Probe) -> Iterator[Iterator[Any]]:
-    """The first items of a call, for about a millisecond: no plan is worth making before."""
-    return run_here(call, probe, lambda: probe.seconds < BATCH_SECONDS)
+_PLAIN = frozenset({int, float, bool, str, type(None)})
 
 
 def run_here(call: Call, probe: Probe, look: Callable[[], bool]) -> Iterator[Iterator[Any]]:
     """Run items in this process, in batches that grow, until the input ends or `look`, which is
-    called between them, says to stop."""
+    called between them, says to stop. A batch is run whole before the first of it is handed out."""
     inputs, size = call.inputs, 1
+    errors: list[BaseException] = []  # what was raised leaves it before it is raised again
     while not inputs.finished and look():
         if probe.items:
             size = int(min(16 * size, MOST_ITEMS, BATCH_SECONDS / (probe.each or 1e-9))) or 1
-        if inputs.instant:
-            yield from _batch(call, probe, size)
-        elif size == 1 or probe.closer:
-            yield from _batch(call, probe, 1)
-        else:
+        if not inputs.instant and size > 1 and not probe.closer:
             yield _one_by_one(call, probe, size)
+            continue
+        items = inputs.cut(size if inputs.instant else 1)
+        values = _run(call, probe, items, errors)
+        if errors:
+            yield from _failed(call, probe, errors, items, values)
+        elif values:
+            del items
+            # Plain small values may as well be iterated as they lie; others must not be kept.
+            yield iter(values) if type(values[-1]) in _PLAIN else emptying(values)
+        if inputs.error is not None:
+            errors.append(inputs.error)
+            inputs.error = None
+            yield raising(errors.pop())
 
 
-def _batch(call: Call, probe: Probe, size: int) -> Iterator[Iterator[Any]]:
-    """Some items at C speed, all of them before the first is handed out; where one raises, those
-    after it once they are asked for."""
-    inputs, index = call.inputs, call.inputs.drawn
-    items = inputs.cut(size)
+def _run(call: Call, probe: Probe, items: Sequence[Any], errors: list[BaseException]) -> list[Any]:
+    """Run items until one raises: their values, and in `errors` what was raised."""
     # With fewer than two items left there is nothing to share, whatever they cost.
-    closely = probe.closer or (size == 1 and inputs.left() not in (0, 1))
-    while items:
-        before = (thread_time(), _naps()) if closely else None
-        began = perf_counter()
-        values, error = run_batch(call.mapper, call.fn, items)
-        seconds = perf_counter() - began
-        probe.add(len(values) + (error is not None), seconds)
-        if before is not None:
-            probe.look(seconds, *before, items, values)
-        if error is None:
-            items = ()
-            yield _handing_out(values)
-            break
-        index += len(values)
-        errors, error, item, rest = [error], None, items[len(values)], items[len(values) + 1 :]
+    closely = probe.closer or (len(items) == 1 and call.inputs.left() not in (0, 1))
+    before = (thread_time(), _naps()) if closely else None
+    began = perf_counter()
+    values, error = run_batch(call.mapper, call.fn, items)
+    seconds = perf_counter() - began
+    if error is not None:
+        errors.append(error)
+        del error  # see _outcome.raising
+    probe.add(len(values) + len(errors), seconds)
+    if before is not None:
+        probe.look(seconds, *before, items, values)
+    return values
+
+
+def _failed(
+    call: Call,
+    probe: Probe,
+    errors: list[BaseException],
+    items: Sequence[Any],
+    values: list[Any],
+) -> Iterator[Iterator[Any]]:
+    """A batch in which an item raised: what came of those before it, its exception in its place,
+    and once they are asked for, those behind it."""
+    index = call.inputs.drawn - len(items)
+    while errors:
+        done = len(values)
+        item, behind = items[done], items[done + 1 :]
         if isinstance(items, list):
             items.clear()  # frames of the traceback know it
-        yield _handing_out(values)
-        yield _failing(call, errors, index, item)
-        index, items = index + 1, rest
-    if inputs.error is not None:
-        error, inputs.error = inputs.error, None
-        yield raising(error)
+        yield emptying(values)
+        yield _again(call, errors, index + done, item)
+        index, items = index + done + 1, behind
+        values = _run(call, probe, items, errors)
+    yield emptying(values)
 
 
-_PLAIN = frozenset({int, float, bool, str, type(None)})
-
-
-def _handing_out(values: list[Any]) -> Iterator[Any]:
-    """A list of plain small values may as well be iterated as it is; others must not be kept."""
-    return iter(values) if values and type(values[-1]) in _PLAIN else emptying(values)
-
-
-def _failing(call: Call, errors: list[BaseException], index: int, item: Any) -> Iterator[Any]:
-    """The place of an item that raised. The error is handed over in a list, and leaves it, so that
-    no frame of its own traceback keeps it alive."""
+def _again(call: Call, errors: list[BaseException], index: int, item: Any) -> Iterator[Any]:
+    """The place of an item that raised."""
     yield call.again(errors.pop(), index, item)
 
 

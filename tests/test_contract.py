@@ -288,6 +288,22 @@ def test_the_shortest_iterable_ends_it(pmap):
     assert left_by(pmap) == left_by(map)
 
 
+@pytest.mark.engines("serial", "decide")
+def test_a_list_that_grows_meanwhile_is_followed(pmap):
+    """As with map, what fn appends to the list it is mapped over has its turn."""
+
+    def followed(mapper: Callable[..., Any]) -> list[int]:
+        items = [0]
+
+        def grow(x: int) -> int:
+            items.extend([x + 1] if x < 50 else [])
+            return x
+
+        return list(mapper(grow, items))
+
+    assert followed(pmap) == followed(map) == list(range(51))
+
+
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [

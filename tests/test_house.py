@@ -198,6 +198,22 @@ def test_importing_parmap_loads_nothing_heavy() -> None:
     assert [name for name in HEAVY if name in loaded] == []
 
 
+def test_a_call_that_is_over_at_once_loads_no_room_of_a_decision() -> None:
+    """They, and typing, cost more than most calls take: it is not to be paid at the import either."""
+    program = """if True:
+        import json, sys
+        before = set(sys.modules)
+        from parmap import pmap
+        assert list(pmap(lambda x: x + 1, [30, 30])) == [31, 31]
+        print(json.dumps(sorted(set(sys.modules) - before)))
+    """
+    loaded = in_a_new_interpreter(program)
+    assert "parmap._probe" in loaded
+    rooms = ("_decision", "_plan", "_costs", "_machine", "_progress", "_failure", "_transport")
+    assert [room for room in rooms if f"parmap.{room}" in loaded] == []
+    assert [name for name in ("typing", "re", "threading", "dataclasses") if name in loaded] == []
+
+
 def test_a_call_that_stays_serial_loads_nothing_heavy() -> None:
     """Ten tiny items are over before anything of it could matter."""
     program = """if True:
