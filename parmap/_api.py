@@ -5,24 +5,28 @@ from __future__ import annotations
 import itertools
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Generic, Literal, TypeVar, Unpack, overload
 
-from parmap._call import Call, Options, settings
-from parmap._decision import Decision
-from parmap._inputs import Inputs
-from parmap._probe import first_items
+from parmap._call import Call, settings
+from parmap._inputs import inputs_of
+from parmap._probe import run_here
 from parmap._report import Report
 
-T = TypeVar("T")
-T1 = TypeVar("T1")
-T2 = TypeVar("T2")
-T3 = TypeVar("T3")
-T4 = TypeVar("T4")
-T5 = TypeVar("T5")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any, Literal, TypeVar, Unpack, overload
+
+    from parmap._call import Options
+
+    T = TypeVar("T")
+    T1 = TypeVar("T1")
+    T2 = TypeVar("T2")
+    T3 = TypeVar("T3")
+    T4 = TypeVar("T4")
+    T5 = TypeVar("T5")
 
 
-class Results(itertools.chain[T], Generic[T]):
+class Results(itertools.chain["T"]):
     """What `pmap` and `pstarmap` return: an iterator, like the one `map` returns.
 
     It is a chain of batches, so that iterating costs what iterating a list costs.
@@ -39,8 +43,8 @@ class Results(itertools.chain[T], Generic[T]):
     """
 
     report: Report
-    _batches: Any
-    _name: str
+    _batches: Any = None
+    _name = "pmap"
 
     def close(self) -> None:
         """End the call: no more results; items that have not begun do not begin.
@@ -55,10 +59,10 @@ class Results(itertools.chain[T], Generic[T]):
         self._batches.close()
 
     def __del__(self) -> None:
-        batches = getattr(self, "_batches", None)
-        if batches is None:
+        batches = self._batches
+        if batches is None or batches.gi_frame is None:
             return
-        if batches.gi_frame is not None and not batches.gi_suspended and not batches.gi_running:
+        if not batches.gi_suspended and not batches.gi_running:
             warnings.warn(
                 f"{self._name} was never consumed: it is lazy, as map is, so nothing was run",
                 RuntimeWarning,
@@ -80,30 +84,31 @@ class Results(itertools.chain[T], Generic[T]):
 
 # One overload a line, as the table it is.
 # fmt: off
-@overload
-def pmap(fn: Callable[[T1], T], it1: Iterable[T1], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
-@overload
-def pmap(fn: Callable[[T1], T], it1: Iterable[T1], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
-@overload
-def pmap(fn: Callable[[T1, T2], T], it1: Iterable[T1], it2: Iterable[T2], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
-@overload
-def pmap(fn: Callable[[T1, T2], T], it1: Iterable[T1], it2: Iterable[T2], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
-@overload
-def pmap(fn: Callable[[T1, T2, T3], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
-@overload
-def pmap(fn: Callable[[T1, T2, T3], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
-@overload
-def pmap(fn: Callable[[T1, T2, T3, T4], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], it4: Iterable[T4], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
-@overload
-def pmap(fn: Callable[[T1, T2, T3, T4], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], it4: Iterable[T4], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
-@overload
-def pmap(fn: Callable[[T1, T2, T3, T4, T5], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], it4: Iterable[T4], it5: Iterable[T5], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
-@overload
-def pmap(fn: Callable[[T1, T2, T3, T4, T5], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], it4: Iterable[T4], it5: Iterable[T5], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
-@overload
-def pmap(fn: Callable[..., T], it1: Iterable[Any], it2: Iterable[Any], it3: Iterable[Any], it4: Iterable[Any], it5: Iterable[Any], it6: Iterable[Any], /, *more: Iterable[Any], return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
-@overload
-def pmap(fn: Callable[..., T], it1: Iterable[Any], it2: Iterable[Any], it3: Iterable[Any], it4: Iterable[Any], it5: Iterable[Any], it6: Iterable[Any], /, *more: Iterable[Any], return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+if TYPE_CHECKING:
+    @overload
+    def pmap(fn: Callable[[T1], T], it1: Iterable[T1], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+    @overload
+    def pmap(fn: Callable[[T1], T], it1: Iterable[T1], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+    @overload
+    def pmap(fn: Callable[[T1, T2], T], it1: Iterable[T1], it2: Iterable[T2], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+    @overload
+    def pmap(fn: Callable[[T1, T2], T], it1: Iterable[T1], it2: Iterable[T2], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+    @overload
+    def pmap(fn: Callable[[T1, T2, T3], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+    @overload
+    def pmap(fn: Callable[[T1, T2, T3], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+    @overload
+    def pmap(fn: Callable[[T1, T2, T3, T4], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], it4: Iterable[T4], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+    @overload
+    def pmap(fn: Callable[[T1, T2, T3, T4], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], it4: Iterable[T4], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+    @overload
+    def pmap(fn: Callable[[T1, T2, T3, T4, T5], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], it4: Iterable[T4], it5: Iterable[T5], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+    @overload
+    def pmap(fn: Callable[[T1, T2, T3, T4, T5], T], it1: Iterable[T1], it2: Iterable[T2], it3: Iterable[T3], it4: Iterable[T4], it5: Iterable[T5], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+    @overload
+    def pmap(fn: Callable[..., T], it1: Iterable[Any], it2: Iterable[Any], it3: Iterable[Any], it4: Iterable[Any], it5: Iterable[Any], it6: Iterable[Any], /, *more: Iterable[Any], return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+    @overload
+    def pmap(fn: Callable[..., T], it1: Iterable[Any], it2: Iterable[Any], it3: Iterable[Any], it4: Iterable[Any], it5: Iterable[Any], it6: Iterable[Any], /, *more: Iterable[Any], return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
 # fmt: on
 def pmap(
     fn: Callable[..., Any],
@@ -170,17 +175,17 @@ def pmap(
     if not iterables:
         raise TypeError("pmap() must have at least two arguments: a function and an iterable")
     checked = settings("pmap", options, return_exceptions)
-    iterators = [iter(iterable) for iterable in iterables]
-    mapper: Any = map if len(iterators) == 1 else itertools.starmap
-    return _start(Call(fn, mapper, Inputs(iterators, checked.strict), checked), "pmap")
+    mapper: Any = map if len(iterables) == 1 else itertools.starmap
+    return _results(Call(fn, mapper, inputs_of(iterables, checked.strict), checked))
 
 
 # One overload a line, as the table it is.
 # fmt: off
-@overload
-def pstarmap(fn: Callable[..., T], iterable: Iterable[Iterable[Any]], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
-@overload
-def pstarmap(fn: Callable[..., T], iterable: Iterable[Iterable[Any]], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
+if TYPE_CHECKING:
+    @overload
+    def pstarmap(fn: Callable[..., T], iterable: Iterable[Iterable[Any]], /, *, return_exceptions: Literal[False] = False, **options: Unpack[Options]) -> Results[T]: ...
+    @overload
+    def pstarmap(fn: Callable[..., T], iterable: Iterable[Iterable[Any]], /, *, return_exceptions: bool, **options: Unpack[Options]) -> Results[T | Exception]: ...
 # fmt: on
 def pstarmap(
     fn: Callable[..., Any],
@@ -203,8 +208,10 @@ def pstarmap(
         [32, 9]
     """
     checked = settings("pstarmap", options, return_exceptions)
-    inputs = Inputs([iter(iterable)], strict=False)
-    return _start(Call(fn, itertools.starmap, inputs, checked), "pstarmap")
+    inputs = inputs_of((iterable,), checked.strict)
+    results = _results(Call(fn, itertools.starmap, inputs, checked))
+    results._name = "pstarmap"
+    return results
 
 
 def shutdown() -> None:
@@ -224,11 +231,11 @@ def shutdown() -> None:
         end()
 
 
-def _start(call: Call, name: str) -> Results[Any]:
+def _results(call: Call) -> Results[Any]:
     report = Report()
     batches = _batches(call, report)
     results: Results[Any] = Results.from_iterable(batches)  # type: ignore[assignment]
-    results.report, results._batches, results._name = report, batches, name
+    results.report, results._batches = report, batches
     return results
 
 
@@ -239,10 +246,12 @@ def _batches(call: Call, report: Report) -> Iterator[Iterator[Any]]:
     """
     report.start()
     if call.plain:
-        yield from first_items(call, report.probe)
-        if call.inputs.finished:  # nine calls of ten are over here, in ten microseconds
+        yield from run_here(call, report.probe, report.probe.brief)
+        if call.inputs.finished:  # nine calls of ten are over here, in a few microseconds
             report.end(call.fn)
             return
+    from parmap._decision import Decision
+
     decision = Decision(call, report)
     try:
         yield from decision.run_here()

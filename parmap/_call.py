@@ -3,40 +3,44 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypedDict, TypeVar
+import sys
 
-from parmap import _costs
-from parmap._inputs import Inputs
-from parmap._outcome import UNTRUSTED, Mapper, note, run_batch
+from parmap._outcome import UNTRUSTED, note, run_batch
 
-P = TypeVar("P")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypedDict, TypeVar
+
+    from parmap._inputs import Inputs
+    from parmap._outcome import Mapper
+
+    P = TypeVar("P")
+
+    class Options(TypedDict, total=False):
+        """The keyword arguments of `pmap` and `pstarmap`. See `Settings`.
+
+        All but `return_exceptions`, which changes the type of the results, and so stands by itself
+        in each overload.
+        """
+
+        strict: bool
+        parallel: bool | None
+        max_workers: int | None
+        chunksize: int | None
+        buffersize: int | None
+        ordered: bool
+        task_timeout: float | None
+        retries: int
+        progress: bool | str | dict[str, Any] | None
+        initializer: Callable[..., object] | None
+        initargs: tuple[Any, ...]
+        mp_context: Any
+        executor: Any
 
 
-class Options(TypedDict, total=False):
-    """The keyword arguments of `pmap` and `pstarmap`, for type checkers. See `Settings`.
-
-    All but `return_exceptions`, which changes the type of the results, and so stands by itself in
-    each overload.
-    """
-
-    strict: bool
-    parallel: bool | None
-    max_workers: int | None
-    chunksize: int | None
-    buffersize: int | None
-    ordered: bool
-    task_timeout: float | None
-    retries: int
-    progress: bool | str | dict[str, Any] | None
-    initializer: Callable[..., object] | None
-    initargs: tuple[Any, ...]
-    mp_context: Any
-    executor: Any
-
-
-class Settings(NamedTuple):
-    """The same, checked, with their defaults. One object, passed on whole."""
+class Settings:
+    """`Options`, checked, with their defaults. One object, passed on whole."""
 
     strict: bool = False
     parallel: bool | None = None
@@ -53,9 +57,15 @@ class Settings(NamedTuple):
     mp_context: Any = None
     executor: Any = None
 
+    def __init__(self, given: dict[str, Any]):
+        vars(self).update(given)
 
-_DEFAULT = Settings()
-_NAMES = frozenset(Settings._fields)
+
+_DEFAULT = Settings({})
+
+# Seconds of items that are run without a plan, whatever is known of them: no warm worker has
+# answered by then. Smaller costs short calls a plan, 7 us; larger leaves work here.
+TINY_SECONDS = 1e-3
 
 # What other libraries call the same thing, told to who types it from habit.
 _ELSEWHERE = {
@@ -78,46 +88,44 @@ def settings(name: str, options: Options, return_exceptions: bool = False) -> Se
 
     Raises TypeError or ValueError that names the argument and the value.
     """
+    if not options and return_exceptions is False and _raw_environment.keys().isdisjoint(_keys):
+        return _DEFAULT
     given: dict[str, Any] = {**_environment(), **options}
     if return_exceptions is not False:
         given["return_exceptions"] = return_exceptions
-    if not given:
-        return _DEFAULT
     for keyword in given:
-        if keyword not in _NAMES:
+        if keyword not in Settings.__annotations__:
             hint = _ELSEWHERE.get(keyword)
             advice = f"; did you mean {hint}=?" if hint else ""
             raise TypeError(f"{name}() got an unexpected keyword argument {keyword!r}{advice}")
-    checked = Settings(**given)
+    checked = Settings(given)
     _check(checked)
-    if checked.task_timeout is None:
-        return checked
-    return _with_timeout(checked)
+    if checked.task_timeout is not None:  # needs workers that can be ended
+        checked.parallel = True
+    return checked
+
+
+# ------------------------------------------------------------------ the environment
 
 
 def _environment() -> dict[str, Any]:
     """The PARMAP_ variables, which hold where the call does not say."""
-    if _VARIABLE_KEYS.isdisjoint(_raw_environment):
-        return {}
     return {
         setting: read(name, text)
-        for name, setting, read in _VARIABLES
+        for name, (setting, read) in _VARIABLES.items()
         if (text := os.environ.get(name))
     }
 
 
-# The dict behind os.environ: three look-ups through os.environ cost 3 us, a third of what a small
-# call may cost. Private, so where it is missing or changes its form, os.environ itself serves.
-_raw_environment: Any = getattr(os.environ, "_data", os.environ)
+_WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 def _truth(name: str, text: str) -> bool | None:
-    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
     if text.lower() in ("auto", "none"):
         return None
-    if text.lower() not in words:
+    if text.lower() not in _WORDS:
         raise ValueError(f"{name} must be 1, 0 or auto, not {text!r}")
-    return words[text.lower()]
+    return _WORDS[text.lower()]
 
 
 def _count(name: str, text: str) -> int:
@@ -126,23 +134,38 @@ def _count(name: str, text: str) -> int:
     return int(text)
 
 
-def _method(name: str, text: str) -> str:
+def start_method(context: Any, name: str = "mp_context") -> str:
+    """The start method that `mp_context` names: a name, or a multiprocessing context."""
     import multiprocessing
 
     known = multiprocessing.get_all_start_methods()
-    if text not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, not {text!r}")
-    return text
+    named = context if isinstance(context, str) else getattr(context, "get_start_method", None)
+    if named is None:
+        raise TypeError(
+            f"mp_context must be a start method name or a multiprocessing context, not {context!r}"
+        )
+    method = named if isinstance(named, str) else named()
+    if method not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, not {context!r}")
+    return str(method)
 
 
-_VARIABLES: tuple[tuple[str, str, Callable[[str, str], Any]], ...] = (
-    ("PARMAP_PARALLEL", "parallel", _truth),
-    ("PARMAP_MAX_WORKERS", "max_workers", _count),
-    ("PARMAP_PROGRESS", "progress", _truth),
-    ("PARMAP_START_METHOD", "mp_context", _method),
-)
+_VARIABLES: dict[str, tuple[str, Callable[[str, str], Any]]] = {
+    "PARMAP_PARALLEL": ("parallel", _truth),
+    "PARMAP_MAX_WORKERS": ("max_workers", _count),
+    "PARMAP_PROGRESS": ("progress", _truth),
+    "PARMAP_START_METHOD": ("mp_context", lambda name, text: start_method(text, name)),
+}
 
-_VARIABLE_KEYS = frozenset(key for name, *_ in _VARIABLES for key in (name, os.fsencode(name)))
+# The dict behind os.environ, and its form of these names: look-ups through os.environ cost 3 us,
+# as much as all the rest of a small call. Private, so where it is missing, os.environ serves.
+_environ: Any = os.environ
+try:
+    _raw_environment, _keys = _environ._data, frozenset(map(_environ.encodekey, _VARIABLES))
+except AttributeError:
+    _raw_environment, _keys = _environ, frozenset(_VARIABLES)
+
+# ------------------------------------------------------------------ the arguments
 
 
 def _check(s: Settings) -> None:
@@ -163,24 +186,28 @@ def _check(s: Settings) -> None:
         raise ValueError(f"initargs={s.initargs!r} needs an initializer")
     if s.mp_context is not None:
         start_method(s.mp_context)
-    if s.executor is not None and s.mp_context is not None:
-        raise ValueError(
-            f"executor= brings its own workers; mp_context={s.mp_context!r} cannot hold"
-        )
-    if s.executor is not None and s.initializer is not None:
-        raise ValueError(
-            f"executor= brings its own workers; initializer={s.initializer!r} belongs to it"
-        )
-    if s.executor is not None and s.task_timeout is not None:
-        raise ValueError(
-            f"executor= brings its own workers; task_timeout={s.task_timeout!r} would have to end "
-            "them"
-        )
     if s.executor is not None:
-        _check_executor(s.executor)
+        _check_executor(s)
+    if s.task_timeout is not None and s.parallel is False:
+        raise ValueError(
+            f"task_timeout={s.task_timeout!r} needs workers, and parallel=False forbids them"
+        )
 
 
-def _check_executor(executor: Any) -> None:
+# What an executor that the caller brings leaves no room for.
+_OF_WORKERS = {
+    "mp_context": "cannot hold",
+    "initializer": "belongs to it",
+    "task_timeout": "would have to end them",
+}
+
+
+def _check_executor(s: Settings) -> None:
+    for name, why in _OF_WORKERS.items():
+        value = getattr(s, name)
+        if value is not None:
+            raise ValueError(f"executor= brings its own workers; {name}={value!r} {why}")
+    executor = s.executor
     methods = (getattr(executor, name, None) for name in ("submit", "apply_async"))
     if isinstance(executor, type) or not any(callable(method) for method in methods):
         raise TypeError(
@@ -206,51 +233,28 @@ def _check_number(name: str, value: Any, least: int, *types: type) -> None:
         raise ValueError(f"{name} must be at least {least}, not {value!r}")
 
 
-def start_method(context: Any) -> str:
-    """The start method that `mp_context` names: a name, or a multiprocessing context."""
-    import multiprocessing
-
-    known = multiprocessing.get_all_start_methods()
-    method = context if isinstance(context, str) else getattr(context, "get_start_method", str)()
-    if not isinstance(context, str) and not hasattr(context, "get_start_method"):
-        raise TypeError(
-            f"mp_context must be a start method name or a multiprocessing context, not {context!r}"
-        )
-    if method not in known:
-        raise ValueError(f"mp_context must be one of {', '.join(known)}, not {context!r}")
-    return str(method)
-
-
-def _with_timeout(checked: Settings) -> Settings:
-    """A time limit needs workers that can be ended: it pins parallel=True."""
-    if checked.parallel is False:
-        raise ValueError(
-            f"task_timeout={checked.task_timeout!r} needs workers, and parallel=False forbids them"
-        )
-    return checked._replace(parallel=True)
-
-
-class Call(NamedTuple):
+class Call:
     """One call: the function, how it is applied, its inputs and settings.
 
     `mapper` is builtin `map` for items that are one argument, `itertools.starmap` for items that
     are tuples of arguments: the one place where pmap over several iterables, and pstarmap, differ.
     """
 
-    fn: Callable[..., Any]
-    mapper: Mapper
-    inputs: Inputs
-    settings: Settings
+    def __init__(
+        self, fn: Callable[..., Any], mapper: Mapper, inputs: Inputs, settings: Settings
+    ) -> None:
+        self.fn, self.mapper, self.inputs, self.settings = fn, mapper, inputs, settings
 
     @property
     def plain(self) -> bool:
         """Whether its first items may simply be run: nothing was asked for that has to come before
         them, and no earlier call says that they take long."""
         s = self.settings
-        ask_nothing = s is _DEFAULT or (
-            s.parallel is not True and s.initializer is None and not s.progress
-        )
-        return ask_nothing and (s.parallel is False or _costs.known(self.fn) is None)
+        if s is not _DEFAULT and (s.parallel or s.initializer is not None or s.progress):
+            return False
+        costs = sys.modules.get("parmap._costs")  # without it there was no such call
+        known = None if costs is None or s.parallel is False else costs.known(self.fn)
+        return known is None or (self.inputs.left() or 0) * known.each < TINY_SECONDS
 
     @property
     def insists(self) -> bool:
@@ -269,7 +273,8 @@ class Call(NamedTuple):
             del error  # see _outcome.raising
 
     def again(self, error: BaseException, index: int, item: Any) -> Any:
-        """An item raised: run it again as often as `retries` allows, then give its exception."""
+        """An item raised: run it again as often as `retries` allows. Then its exception takes its
+        place: returned if the caller wants that, else raised."""
         raised: BaseException | None = error
         try:
             for _ in range(self.settings.retries):
@@ -279,19 +284,12 @@ class Call(NamedTuple):
                 if raised is None:
                     return values.pop()
                 error = raised
-            return self.failed(error, index, item)
-        finally:
-            del error, raised  # see _outcome.raising
-
-    def failed(self, error: BaseException, index: int, item: Any) -> Any:
-        """An item's exception in its place: returned if the caller wants that, else raised."""
-        note(error, index, item)
-        try:
+            note(error, index, item)
             if self.settings.return_exceptions and isinstance(error, Exception):
                 return error
             raise error
         finally:
-            del error  # see _outcome.raising
+            del error, raised  # see _outcome.raising
 
     def initializer(self) -> bytes | None:
         """(initializer, initargs) as a worker gets them."""

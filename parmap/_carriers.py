@@ -24,7 +24,8 @@ from typing import Any
 
 from parmap import _machine, _remote
 from parmap._call import Call
-from parmap._outcome import UNTRUSTED, Dumps, short_repr
+from parmap._failure import Dumps
+from parmap._outcome import UNTRUSTED, short_repr
 from parmap._transport import dumps, dumps_by_value
 
 # Bytes of a pickled function up to which it goes along with every chunk, and on Ray in the message

@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from parmap._failure import Failure
 from parmap._messages import Answer
-from parmap._outcome import Failure
 from parmap._transport import Parcel
 
 _chunk_numbers = itertools.count(1)

@@ -64,7 +64,7 @@ class Decision:
         if self.parallel:
             return
         self._initialize_here()
-        yield from run_here(self._call, self._probe, self._progress, self._stay)
+        yield from run_here(self._call, self._probe, self._stay)
 
     def _plan_from_memory(self) -> None:
         """Go to workers at once where an earlier call of this function says that it is worth it.
@@ -99,6 +99,8 @@ class Decision:
     def _stay(self) -> bool:
         """Between two batches: go on here? A few comparisons, unless there is enough left."""
         probe = self._probe
+        if self._progress.wanted:
+            self._progress.at(probe.items)
         if self._final or probe.items < self._next_look or probe.seconds < SEEN_SECONDS:
             return True
         left = self._call.inputs.left()

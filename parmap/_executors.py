@@ -20,8 +20,9 @@ from parmap import _carriers, _remote
 from parmap._call import Call
 from parmap._chunk import Chunk, Engine, Event, Lost, Part, Refused, Unavailable
 from parmap._costs import Costs
+from parmap._failure import Failure
 from parmap._messages import Answer
-from parmap._outcome import UNTRUSTED, Failure
+from parmap._outcome import UNTRUSTED
 from parmap._plan import Facts
 from parmap._reasons import died
 from parmap._transport import Parcel

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import operator
 from collections import deque
-from collections.abc import Iterator, Sequence
 from itertools import islice
 from time import perf_counter
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from typing import Any
 
 # Seconds that drawing a batch may take. Smaller cuts chunks of a generator short; larger keeps
 # results that are ready from the consumer, while the next input is awaited.
@@ -22,16 +25,37 @@ _SIZED: tuple[Any, ...] = (
 )
 _INSTANT = frozenset(type(iter(empty)) for empty in _SIZED)
 
+# Iterables that are cut in slices, which takes a third of the time of drawing.
+_SLICED = frozenset({list, tuple, range})
+
+
+def inputs_of(iterables: Sequence[Iterable[Any]], strict: bool) -> Inputs:
+    """The items of a call. `iter` is called on each iterable here, as `map` does."""
+    if len(iterables) > 1:
+        iterators = [iter(iterable) for iterable in iterables]
+        zipped = _StrictZip(iterators) if strict else zip(*iterators, strict=False)
+        return Inputs(zipped, iterators)
+    only: Any = iterables[0]
+    if type(only) in _SLICED:
+        try:
+            return Slices(only)
+        except OverflowError:
+            pass  # a range of more than 2**63 has no len
+    iterator = iter(only)
+    return Inputs(iterator, [iterator])
+
 
 class Inputs:
     """The items of one call, in order, each drawn once.
 
-    An item is what `fn` gets: the element of one iterable, or the tuple of several (`spread`).
+    An item is what `fn` gets: the element of one iterable, or the tuple of several.
 
     Attributes:
+        iterator: for who draws one by one; he counts in `drawn`, and tells of the end.
+        instant: whether items may be drawn by the batch.
         drawn: how many were taken so far; the index of the next one.
         slow: whether the last draw took longer than DRAW_SECONDS.
-        exhausted: whether the shortest iterable has ended.
+        exhausted: the shortest iterable has ended.
         error: what an iterable raised, until someone delivers it in its place.
     """
 
@@ -40,38 +64,18 @@ class Inputs:
     exhausted = False
     error: BaseException | None = None
 
-    def __init__(self, iterators: Sequence[Iterator[Any]], strict: bool):
-        self._sources = iterators
-        self._returned: deque[Any] = deque()
-        self._iterator: Iterator[Any] = iterators[0]
-        self.instant = type(self._iterator) in _INSTANT
-        if len(iterators) > 1:
-            self.instant = all(type(it) in _INSTANT for it in iterators)
-            self._iterator = _StrictZip(iterators) if strict else zip(*iterators, strict=False)
+    def __init__(self, iterator: Iterator[Any], sources: Sequence[Iterator[Any]]):
+        self.iterator, self._sources = iterator, sources
+        self.instant = _INSTANT.issuperset(map(type, sources))
 
-    def one_by_one(self, count: int) -> Iterator[Any]:
-        """The next items, drawn only as they are asked for. Raises what an iterable raises."""
-        for _ in range(count):
-            if self._returned:
-                item = self._returned.popleft()
-            else:
-                try:
-                    item = next(self._iterator)
-                except StopIteration:
-                    self.exhausted = True
-                    return
-            self.drawn += 1
-            yield item
+    @property
+    def finished(self) -> bool:
+        """Nothing is left to take, and nothing to raise."""
+        return self.exhausted and self.error is None
 
-    def raw(self, count: int) -> Iterator[Any]:
-        """The same at C speed where it can be; who uses it calls `took` when done."""
-        if self._returned:
-            return iter([self._returned.popleft() for _ in range(min(count, len(self._returned)))])
-        return islice(self._iterator, count)
-
-    def took(self, count: int, ended: bool) -> None:
-        self.drawn += count
-        self.exhausted = self.exhausted or ended
+    def cut(self, count: int) -> Sequence[Any]:
+        """The next items, for who only reads them."""
+        return self.take(count)
 
     def take(self, count: int) -> list[Any]:
         """The next items, at most `count`; fewer at the end, before one that raises, or when an
@@ -80,45 +84,65 @@ class Inputs:
         if self.error is not None:
             return items
         try:
-            if self.instant and not self._returned:
-                items.extend(islice(self._iterator, count))
-                self.drawn += len(items)
-                if len(items) < count:
-                    self.exhausted = True
+            if self.instant:
+                items.extend(islice(self.iterator, count))
+                self.exhausted = len(items) < count
             else:
-                limit = perf_counter() + DRAW_SECONDS
-                for item in self.one_by_one(count):
-                    items.append(item)
-                    if perf_counter() > limit:
-                        break
-                self.slow = perf_counter() > limit
+                self._draw(items, count)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # delivered after the items before it, as map would
             self.error = error
+        finally:
+            self.drawn += len(items)
         return items
 
-    def put_back(self, items: Sequence[Any]) -> None:
-        """Return items that were taken and not run: the next ones to be taken again."""
-        self._returned.extendleft(reversed(items))
-        self.drawn -= len(items)
-
-    @property
-    def finished(self) -> bool:
-        """Nothing is left to take, and nothing to raise."""
-        return self.exhausted and not self._returned and self.error is None
+    def _draw(self, items: list[Any], count: int) -> None:
+        limit = perf_counter() + DRAW_SECONDS
+        for item in islice(self.iterator, count):
+            items.append(item)
+            if perf_counter() > limit:
+                self.slow = True
+                return
+        self.exhausted = len(items) < count
+        self.slow = perf_counter() > limit
 
     def left(self) -> int | None:
         """How many are left, where the iterables say so; a hint, for they may be wrong."""
+        if self.exhausted:
+            return 0
         hints = [hint for source in self._sources if (hint := _hint(source)) is not None]
-        if self.exhausted or not hints:
-            return len(self._returned) if self.exhausted else None
-        return len(self._returned) + min(hints)
+        return min(hints, default=None)
 
     def total(self) -> int | None:
         """How many there are, drawn ones included."""
         left = self.left()
         return None if left is None else self.drawn + left
+
+
+class Slices(Inputs):
+    """The same of a list, a tuple or a range. Changes of a list are seen, as by `map`."""
+
+    instant = True
+
+    def __init__(self, items: Sequence[Any]):
+        self._items = items
+        len(items)  # or an OverflowError
+
+    @property
+    def finished(self) -> bool:
+        return self.drawn >= len(self._items)
+
+    def cut(self, count: int) -> Sequence[Any]:
+        items = self._items[self.drawn : self.drawn + count]
+        self.drawn += len(items)
+        return list(items) if type(items) is tuple else items
+
+    def take(self, count: int) -> list[Any]:
+        return list(self.cut(count))
+
+    def left(self) -> int:
+        return max(0, len(self._items) - self.drawn)
 
 
 def _hint(source: Iterator[Any]) -> int | None:
@@ -130,38 +154,20 @@ def _hint(source: Iterator[Any]) -> int | None:
 
 
 class _StrictZip:
-    """`zip(*iterators, strict=True)`, with what Python 3.14's map says when lengths differ."""
-
-    drawn = 0
-    slow = False
-    exhausted = False
-    error: BaseException | None = None
+    """`zip(*iterators, strict=True)`, whose words of lengths that differ are those of Python 3.14's
+    map. A generator would end with what an iterable raises; `map` asks that one again."""
 
     def __init__(self, iterators: Sequence[Iterator[Any]]):
-        self._iterators = iterators
+        self._zip = zip(*iterators, strict=True)
 
     def __iter__(self) -> _StrictZip:
         return self
 
     def __next__(self) -> tuple[Any, ...]:
-        items: list[Any] = []
-        for position, iterator in enumerate(self._iterators):
-            try:
-                items.append(next(iterator))
-            except StopIteration:
-                if position:
-                    raise ValueError(_uneven(position, "shorter")) from None
-                self._check_all_ended()
-                raise
-        return tuple(items)
-
-    def _check_all_ended(self) -> None:
-        missing = object()
-        for position, iterator in enumerate(self._iterators[1:], start=1):
-            if next(iterator, missing) is not missing:
-                raise ValueError(_uneven(position, "longer")) from None
-
-
-def _uneven(position: int, what: str) -> str:
-    others = "argument 1" if position == 1 else f"arguments 1-{position}"
-    return f"map() argument {position + 1} is {what} than {others}"
+        try:
+            return next(self._zip)
+        except ValueError as error:
+            text = str(error)
+            if text.startswith("zip() argument"):
+                raise ValueError(text.replace("zip", "map", 1)) from None
+            raise

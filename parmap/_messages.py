@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from parmap._failure import Failure
 from parmap._files import Store
-from parmap._outcome import Failure
 from parmap._place import Place
 from parmap._seat import CHUNK, LENGTH, LOADING, OFFSET, READY, STARTED
 from parmap._state import Facts

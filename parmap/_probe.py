@@ -1,30 +1,35 @@
 """Station 2: run items in the calling process, keep their results, and know what they cost.
 
-The serial loop of every call. While nothing is pinned it looks, between two batches, whether the
-rest is worth workers; a call that stays cheap ends here, at the speed of map.
+The serial loop of every call. Between two batches somebody looks whether the rest is worth workers;
+a call that stays cheap ends here, at the speed of map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from time import perf_counter, thread_time
-from typing import Any
 
 try:
     from resource import RUSAGE_THREAD, getrusage
 except ImportError:  # not on Linux
     RUSAGE_THREAD, getrusage = 0, None  # type: ignore[assignment,misc]
 
-from parmap._call import Call
 from parmap._outcome import UNTRUSTED, emptying, raising, run_batch, stopped
-from parmap._progress import Progress
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
+
+    from parmap._call import Call
 
 # Seconds of work that one batch may hold. It bounds what a consumer never sees when it stops
 # early, and how long the loop is asleep. Smaller costs more looks, a microsecond each.
 BATCH_SECONDS = 1e-3
 
-# Items of a batch at the most: that many may turn out dear before anybody looks.
-MOST_ITEMS = 4096
+# Items of a batch at the most. Smaller costs more looks, 3 % of a million `abs` at half of it; more
+# items may turn out dear before anybody looks. From benchmarks/overhead.py.
+MOST_ITEMS = 8192
 
 # Seconds an item must take for its data to be weighed unasked. Smaller would import pickle (2 ms)
 # for calls that are over soon; larger would run one more dear item here before a plan is made.
@@ -69,6 +74,10 @@ class Probe:
     weighed: bool = False
     closer: bool = False
 
+    def brief(self) -> bool:
+        """Whether items have run for less than a millisecond: no plan is worth making before."""
+        return self.seconds < BATCH_SECONDS
+
     def add(self, count: int, seconds: float) -> None:
         if not count:
             return
@@ -76,6 +85,18 @@ class Probe:
         self.seconds += seconds
         each = seconds / count
         self.each = each if self.items == count else (self.each + each) / 2
+
+    def look(
+        self, seconds: float, cpu: float, naps: int, items: Sequence[Any], values: list[Any]
+    ) -> None:
+        """These items took so many seconds, from these clocks on: how they waited, and if that was
+        asked for, or they are dear, what their data weighs."""
+        if seconds > WAIT_SECONDS and _naps() > naps:
+            self.waiting = min(1.0, max(0.0, 1 - (thread_time() - cpu) / seconds))
+        if values and (self.closer or (seconds > WEIGH_SECONDS and not self.weighed)):
+            count = min(len(values), WEIGH_ITEMS)
+            self.weigh(list(items[:count]), values[:count])
+            self.closer = False
 
     def weigh(self, items: Sequence[Any], values: Sequence[Any]) -> None:
         """Measure what it costs to send these items and to get these values back, each."""
@@ -120,77 +141,76 @@ def _copy_seconds(buffers: Sequence[memoryview]) -> float:
     return (perf_counter() - began) * sum(buffer.nbytes for buffer in buffers) / sample.nbytes
 
 
-def first_items(call: Call, probe: Probe) -> Iterator[Iterator[Any]]:
-    """The first items of a call, in batches that grow, for about a millisecond: no plan is worth
-    making before."""
-    size = 1
-    while size and not call.inputs.finished:
-        yield from _alone(call, probe) if size == 1 else _eagerly(call, probe, size)
-        size = int(
-            min(16 * size, MOST_ITEMS, (BATCH_SECONDS - probe.seconds) / (probe.each or 1e-9))
-        )
-        if size < 1 or not call.inputs.instant:
-            return
+_PLAIN = frozenset({int, float, bool, str, type(None)})
 
 
-def run_here(
-    call: Call, probe: Probe, progress: Progress, stay: Callable[[], bool]
-) -> Iterator[Iterator[Any]]:
-    """Run items in this process, in batches, until the input ends or `stay` says to stop."""
-    inputs = call.inputs
-    size = _next_size(1, probe) if probe.items else 1
-    while not (inputs.exhausted and inputs.finished) and stay():
-        if size == 1 or (probe.closer and not inputs.instant):
-            yield from _alone(call, probe)
-        elif inputs.instant:
-            yield from _eagerly(call, probe, size)
-        else:
+def run_here(call: Call, probe: Probe, look: Callable[[], bool]) -> Iterator[Iterator[Any]]:
+    """Run items in this process, in batches that grow, until the input ends or `look`, which is
+    called between them, says to stop. A batch is run whole before the first of it is handed out."""
+    inputs, size = call.inputs, 1
+    errors: list[BaseException] = []  # what was raised leaves it before it is raised again
+    while not inputs.finished and look():
+        if probe.items:
+            size = int(min(16 * size, MOST_ITEMS, BATCH_SECONDS / (probe.each or 1e-9))) or 1
+        if not inputs.instant and size > 1 and not probe.closer:
             yield _one_by_one(call, probe, size)
-        if progress.wanted:
-            progress.at(probe.items)
-        size = _next_size(size, probe)
+            continue
+        items = inputs.cut(size if inputs.instant else 1)
+        values = _run(call, probe, items, errors)
+        if errors:
+            yield from _failed(call, probe, errors, items, values)
+        elif values:
+            del items
+            # Plain small values may as well be iterated as they lie; others must not be kept.
+            yield iter(values) if type(values[-1]) in _PLAIN else emptying(values)
+        if inputs.error is not None:
+            errors.append(inputs.error)
+            inputs.error = None
+            yield raising(errors.pop())
 
 
-def _next_size(size: int, probe: Probe) -> int:
-    return int(min(16 * size, MOST_ITEMS, BATCH_SECONDS / (probe.each or 1e-9))) or 1
-
-
-def _alone(call: Call, probe: Probe) -> Iterator[Iterator[Any]]:
-    """One item, timed by itself."""
-    index = call.inputs.drawn
-    items = call.inputs.take(1)
-    if items:
-        values, error = _run_measured(call, probe, items)
-        if error is None:
-            items.clear()
-            yield emptying(values)
-        else:
-            errors, error = [error], None
-            yield _failing(call, errors, index, items.pop())
-    if call.inputs.error is not None:
-        yield _input_raised(call)
-
-
-def _run_measured(
-    call: Call, probe: Probe, items: list[Any]
-) -> tuple[list[Any], BaseException | None]:
-    """Run items, timed; and looked at more closely if that was asked for."""
-    closer, cpu, naps = probe.closer, 0.0, 0
-    if closer or len(items) == 1:
-        cpu, naps = thread_time(), _naps()
+def _run(call: Call, probe: Probe, items: Sequence[Any], errors: list[BaseException]) -> list[Any]:
+    """Run items until one raises: their values, and in `errors` what was raised."""
+    # With fewer than two items left there is nothing to share, whatever they cost.
+    closely = probe.closer or (len(items) == 1 and call.inputs.left() not in (0, 1))
+    before = (thread_time(), _naps()) if closely else None
     began = perf_counter()
     values, error = run_batch(call.mapper, call.fn, items)
     seconds = perf_counter() - began
-    try:
-        probe.add(len(values) + (error is not None), seconds)
-        if cpu and seconds > WAIT_SECONDS and _naps() > naps:
-            probe.waiting = min(1.0, max(0.0, 1 - (thread_time() - cpu) / seconds))
-        if values and (closer or (seconds > WEIGH_SECONDS and not probe.weighed)):
-            probe.weigh(items[: len(values)][:WEIGH_ITEMS], values[:WEIGH_ITEMS])
-            probe.closer = False
-        return values, error
-    finally:
+    if error is not None:
+        errors.append(error)
         del error  # see _outcome.raising
+    probe.add(len(values) + len(errors), seconds)
+    if before is not None:
+        probe.look(seconds, *before, items, values)
+    return values
+
+
+def _failed(
+    call: Call,
+    probe: Probe,
+    errors: list[BaseException],
+    items: Sequence[Any],
+    values: list[Any],
+) -> Iterator[Iterator[Any]]:
+    """A batch in which an item raised: what came of those before it, its exception in its place,
+    and once they are asked for, those behind it."""
+    index = call.inputs.drawn - len(items)
+    while errors:
+        done = len(values)
+        item, behind = items[done], items[done + 1 :]
+        if isinstance(items, list):
+            items.clear()  # frames of the traceback know it
+        yield emptying(values)
+        yield _again(call, errors, index + done, item)
+        index, items = index + done + 1, behind
+        values = _run(call, probe, items, errors)
+    yield emptying(values)
+
+
+def _again(call: Call, errors: list[BaseException], index: int, item: Any) -> Iterator[Any]:
+    """The place of an item that raised."""
+    yield call.again(errors.pop(), index, item)
 
 
 def _naps() -> int:
@@ -199,68 +219,30 @@ def _naps() -> int:
     return getrusage(RUSAGE_THREAD).ru_nvcsw if getrusage is not None else int(perf_counter() * 1e9)
 
 
-def _eagerly(call: Call, probe: Probe, size: int) -> Iterator[Iterator[Any]]:
-    """A batch of items at C speed, all of them before the first is handed out."""
-    index = call.inputs.drawn
-    items = call.inputs.take(size)
-    values, error = _run_measured(call, probe, items)
-    errors: list[BaseException] = []
-    failed, item = index + len(values), None
-    if error is not None:
-        errors, error = [error], None
-        item = items[len(values)]
-        call.inputs.put_back(items[len(values) + 1 :])
-    items.clear()
-    # A list of plain small values may as well be iterated as it is; others must not be kept alive.
-    plain = bool(values) and type(values[-1]) in _PLAIN
-    yield iter(values) if plain else emptying(values)
-    if errors:
-        yield _failing(call, errors, failed, item)
-    elif call.inputs.error is not None:
-        yield _input_raised(call)
-
-
-_PLAIN = frozenset({int, float, bool, str, type(None)})
-
-
-def _failing(call: Call, errors: list[BaseException], index: int, item: Any) -> Iterator[Any]:
-    """The place of an item that raised. The error is handed over in a list, and leaves it, so that
-    no frame of its own traceback keeps it alive."""
-    yield call.again(errors.pop(), index, item)
-
-
-def _input_raised(call: Call) -> Iterator[Any]:
-    error, call.inputs.error = call.inputs.error, None
-    assert error is not None
-    return raising(error)
-
-
 def _one_by_one(call: Call, probe: Probe, count: int) -> Iterator[Any]:
     """Some items as map runs them: each drawn, run and handed out before the next is drawn.
 
     The time includes what the consumer does in between; a plan is made on items timed alone.
     """
-    done, index = 0, call.inputs.drawn
+    inputs, fn, done = call.inputs, call.fn, 0
     out: list[Any] = []
-    one = call.fn if call.mapper is map else _starred(call.fn)
-    items = call.inputs.raw(count)
-    ended = False
+    one = fn if call.mapper is map else _starred(fn)
     began = perf_counter()
     try:
-        for item in items:
+        for item in islice(inputs.iterator, count):
             done += 1
             try:
                 out.append(one(item))
             except StopIteration:
-                out.append(call.again(stopped(), index + done - 1, item))
+                out.append(call.again(stopped(), inputs.drawn + done - 1, item))
             except BaseException as error:
-                out.append(call.again(error, index + done - 1, item))
+                out.append(call.again(error, inputs.drawn + done - 1, item))
             item = None
             yield out.pop()
-        ended = done < count
+        inputs.exhausted = done < count
     finally:
         probe.add(done, perf_counter() - began)
-        call.inputs.took(done, ended)
+        inputs.drawn += done
 
 
 def _starred(fn: Callable[..., Any]) -> Callable[[Any], Any]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Setting = bool | str | dict[str, Any] | None
 
 # Seconds a call must last before a bar appears that nobody asked for. Smaller flashes a bar at
 # every short map; larger leaves a person wondering.
 SHOW_AFTER = 2.0
-
-
-Setting = bool | str | dict[str, Any] | None
 
 
 class Progress:
@@ -37,20 +39,15 @@ class Progress:
         if self._bar is None:
             if time.monotonic() < self._show_at:
                 return
-            if not _can_be_seen() or (self._setting is None and not _someone_looks()):
+            if not _can_be_seen(asked=self._setting is not None):
                 self.wanted = False
                 return
-            self._bar = _new_bar(self._arguments())
+            given = self._setting if isinstance(self._setting, dict) else {}
+            if isinstance(self._setting, str):
+                given = {"desc": self._setting}
+            self._bar = _new_bar({"total": self._total(), **given})
         if done > self._bar.n:
             self._bar.update(done - self._bar.n)
-
-    def _arguments(self) -> dict[str, Any]:
-        arguments: dict[str, Any] = {"total": self._total()}
-        if isinstance(self._setting, str):
-            arguments["desc"] = self._setting
-        elif isinstance(self._setting, dict):
-            arguments.update(self._setting)
-        return arguments
 
     def close(self, done: int) -> None:
         """The call is over: the bar's last state stays."""
@@ -63,16 +60,13 @@ class Progress:
         self.wanted = False
 
 
-def _can_be_seen() -> bool:
-    """Whether there is a stderr: a program may run without, and a bar is no reason to fail."""
-    return _in_notebook() or (sys.stderr is not None and not sys.stderr.closed)
-
-
-def _someone_looks() -> bool:
+def _can_be_seen(asked: bool) -> bool:
+    """Whether there is a stderr (a program may run without, and a bar is no reason to fail), and a
+    person who looks at it, or asked."""
     if _in_notebook():
         return True
     try:
-        return sys.stderr is not None and sys.stderr.isatty()
+        return sys.stderr is not None and not sys.stderr.closed and (asked or sys.stderr.isatty())
     except ValueError:  # closed
         return False
 
@@ -91,15 +85,12 @@ def _new_bar(arguments: dict[str, Any]) -> Any:
     if _in_notebook():
         from tqdm.notebook import tqdm_notebook
 
-        kinds.insert(0, tqdm_notebook)
+        kinds = [tqdm_notebook, tqdm]
     for kind in kinds:
-
-        class Bar(kind):  # type: ignore[valid-type,misc]
-            monitor_interval = 0
-
-        Bar.set_lock(threading.RLock())
+        bar: Any = type("Bar", (kind,), {"monitor_interval": 0})
+        bar.set_lock(threading.RLock())
         try:
-            return Bar(**arguments)
+            return bar(**arguments)
         except ImportError:  # a notebook without ipywidgets gets the bar in text
             continue
     raise AssertionError("the plain bar needs no import")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from parmap._chunk import Chunk
+from parmap._failure import rebuild
 from parmap._messages import Refusal
-from parmap._outcome import rebuild
 from parmap._state import Facts, differences
 
 

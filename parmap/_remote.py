@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType
 from typing import Any
 
-from parmap._outcome import UNTRUSTED, Dumps, Mapper, capture, run_batch, runs_a_chunk, seal
+from parmap._failure import Dumps, capture, seal
+from parmap._outcome import UNTRUSTED, Mapper, run_batch, runs_a_chunk
 
 Task = tuple[Mapper, Callable[..., Any], int]  # how to apply it, the function, retries
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from time import perf_counter
-from typing import Any
 
-from parmap._costs import costs, crowded
 from parmap._outcome import short_repr
-from parmap._plan import WAITING_SHARE, in_words
 from parmap._probe import Probe
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class Report:
@@ -49,18 +50,16 @@ class Report:
     bytes_moved: int = 0
     worker_deaths: int = 0
 
+    _items_away = 0
+    _seconds_waiting = _seconds_computing = 0.0  # in workers
+    _began = _ended = 0.0
+
     def __init__(self) -> None:
         self.probe: Probe = Probe()
-        self._items_away = 0
-        self._seconds_waiting = self._seconds_computing = 0.0  # in workers
-        self._began: float | None = None
-        self._ended: float | None = None
 
     @property
     def seconds(self) -> float:
-        if self._began is None:
-            return 0.0
-        return (self._ended or perf_counter()) - self._began
+        return (self._ended or perf_counter()) - self._began if self._began else 0.0
 
     @property
     def items(self) -> int:
@@ -73,14 +72,27 @@ class Report:
     @property
     def item_seconds(self) -> float:
         seconds = self.probe.seconds + self._seconds_waiting
-        if self._seconds_computing:
-            crowding = costs().crowding if self.workers > 1 else 1.0
-            seconds += self._seconds_computing / crowding
-        return seconds
+        if not self._seconds_computing:
+            return seconds
+        from parmap._costs import costs
+
+        return seconds + self._seconds_computing / (costs().crowding if self.workers > 1 else 1.0)
 
     @property
     def waiting(self) -> float:
         return self.probe.waiting
+
+    @property
+    def seconds_per_item(self) -> float:
+        return self.item_seconds / self.items if self.items else 0.0
+
+    serial_seconds = item_seconds
+
+    @property
+    def speedup(self) -> float:
+        """`serial_seconds` over `seconds`; 1 for a serial call."""
+        parallel = self.mode == "parallel" and self.seconds
+        return self.item_seconds / self.seconds if parallel else 1.0
 
     def start(self) -> None:
         """The first `next`."""
@@ -100,6 +112,8 @@ class Report:
     def add(self, items: int, seconds: float = 0.0, cpu_seconds: float = 0.0) -> None:
         """Count items that came from workers. Waiting takes as long alone; computing takes what it
         used of a processor, however many workers shared it."""
+        from parmap._plan import WAITING_SHARE
+
         self._items_away += items
         if cpu_seconds > (1 - WAITING_SHARE) / 2 * seconds:
             self._seconds_computing += min(seconds, cpu_seconds)
@@ -110,25 +124,13 @@ class Report:
         """How much longer items took in workers side by side than here, if enough ran to tell."""
         here, away = self.probe.items, self._items_away
         if here and away > 2 * self.workers and self._seconds_computing > self._seconds_waiting:
+            from parmap._costs import crowded
+
             crowded(self._seconds_computing / away / (self.probe.seconds / here))
 
-    @property
-    def seconds_per_item(self) -> float:
-        return self.item_seconds / self.items if self.items else 0.0
-
-    @property
-    def serial_seconds(self) -> float:
-        """What the items run so far would have taken one after the other."""
-        return self.item_seconds
-
-    @property
-    def speedup(self) -> float:
-        """`serial_seconds` over `seconds`; 1 for a serial call."""
-        if self.mode != "parallel" or not self.seconds:
-            return 1.0
-        return self.item_seconds / self.seconds
-
     def __str__(self) -> str:
+        from parmap._plan import in_words
+
         lines = [f"{self.mode}: {self.reason}"]
         if self.items:
             each = f"{self.items} items at {in_words(self.seconds_per_item)} each"

@@ -13,7 +13,8 @@ from typing import Any
 from parmap import _messages
 from parmap._call import Settings
 from parmap._chunk import Chunk, Lost
-from parmap._outcome import UNTRUSTED, Failure, emptying, note, raising, rebuild
+from parmap._failure import Failure, rebuild
+from parmap._outcome import UNTRUSTED, emptying, note, raising
 from parmap._reasons import cannot_load
 from parmap._report import Report
 from parmap._transport import Parcel, unpack

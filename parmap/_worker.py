@@ -26,11 +26,12 @@ from functools import partial
 from typing import Any
 
 from parmap import _place, _state
+from parmap._failure import Failure, capture, seal
 from parmap._files import MAP_RESULT_BYTES, Store
 from parmap._line import Line
 from parmap._messages import Answer, Hello, Job, Over, Refusal, Work, read
 from parmap._orphan import leave, watch_caller
-from parmap._outcome import Failure, Mapper, capture, run_batch, seal
+from parmap._outcome import Mapper, run_batch
 from parmap._seat import (
     CANCELLED,
     CHUNK,

@@ -288,6 +288,22 @@ def test_the_shortest_iterable_ends_it(pmap):
     assert left_by(pmap) == left_by(map)
 
 
+@pytest.mark.engines("serial", "decide")
+def test_a_list_that_grows_meanwhile_is_followed(pmap):
+    """As with map, what fn appends to the list it is mapped over has its turn."""
+
+    def followed(mapper: Callable[..., Any]) -> list[int]:
+        items = [0]
+
+        def grow(x: int) -> int:
+            items.extend([x + 1] if x < 50 else [])
+            return x
+
+        return list(mapper(grow, items))
+
+    assert followed(pmap) == followed(map) == list(range(51))
+
+
 @pytest.mark.parametrize(
     ("lengths", "message"),
     [
@@ -496,6 +512,29 @@ def test_the_traceback_in_the_worker_is_the_cause(pmap):
     assert "in deeply_wrong" in printed
     assert "test_contract.py" in error.__cause__.text
     assert "return 1 / x" in error.__cause__.text
+
+
+class WantsTwoError(Exception):
+    """Pickles, and does not load: __init__ wants more than args has."""
+
+    def __init__(self, a: int, b: int):
+        super().__init__(f"{a}-{b}")
+        self.a = a
+
+
+def test_a_group_keeps_members_that_pickle_would_lose(pmap):
+    """A group crosses with all that is in it, groups included."""
+
+    def grouped(x: int) -> int:
+        inner = ExceptionGroup("inner", [WantsTwoError(x, 2)])
+        raise ExceptionGroup("outer", [ValueError(x), inner])
+
+    error = raised(pmap(grouped, [1]))
+    assert (type(error), error.message) == (ExceptionGroup, "outer")
+    first, inner = error.exceptions
+    assert (type(first), first.args) == (ValueError, (1,))
+    (wanted,) = inner.exceptions
+    assert (type(wanted), wanted.args, wanted.a) == (WantsTwoError, ("1-2",), 1)
 
 
 def test_the_cause_that_fn_set_is_kept(pmap):

@@ -54,6 +54,7 @@ ROOMS = [
     "_progress",
     "_messages",
     "_seat",
+    "_failure",
     "_outcome",
     "_line",
     "_transport",
@@ -198,6 +199,22 @@ def test_importing_parmap_loads_nothing_heavy() -> None:
     assert [name for name in HEAVY if name in loaded] == []
 
 
+def test_a_call_that_is_over_at_once_loads_no_room_of_a_decision() -> None:
+    """They, and typing, cost more than most calls take: it is not to be paid at the import either."""
+    program = """if True:
+        import json, sys
+        before = set(sys.modules)
+        from parmap import pmap
+        assert list(pmap(lambda x: x + 1, [30, 30])) == [31, 31]
+        print(json.dumps(sorted(set(sys.modules) - before)))
+    """
+    loaded = in_a_new_interpreter(program)
+    assert "parmap._probe" in loaded
+    rooms = ("_decision", "_plan", "_costs", "_machine", "_progress", "_failure", "_transport")
+    assert [room for room in rooms if f"parmap.{room}" in loaded] == []
+    assert [name for name in ("typing", "re", "threading", "dataclasses") if name in loaded] == []
+
+
 def test_a_call_that_stays_serial_loads_nothing_heavy() -> None:
     """Ten tiny items are over before anything of it could matter."""
     program = """if True:
@@ -253,9 +270,12 @@ def test_no_room_is_larger_than_it_should_be(room: str) -> None:
 
 
 def test_the_options_for_type_checkers_are_the_settings() -> None:
-    """The TypedDict that checkers see and the dataclass that checks have the same names."""
+    """The TypedDict, which only checkers see, and the class that checks have the same names."""
+    classes = (node for node in ast.walk(source("_call")) if isinstance(node, ast.ClassDef))
+    options = next(node for node in classes if node.name == "Options")
+    seen = [ast.unparse(node.target) for node in options.body if isinstance(node, ast.AnnAssign)]
     beside = ["return_exceptions"]  # changes the type of the results: it stands in the overloads
-    assert sorted([*_call.Options.__annotations__, *beside]) == sorted(OPTIONS)
+    assert sorted([*seen, *beside]) == sorted(OPTIONS)
 
 
 @pytest.mark.parametrize("option", OPTIONS)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy
 import pytest
 
-from parmap import _costs, _machine, _outcome, _plan, _transport
+from parmap import _costs, _failure, _machine, _plan, _transport
 from parmap._files import Store
 from parmap._transport import pack, unpack
 from parmap.errors import WorkerDied
@@ -149,16 +149,16 @@ class NeverAgainError(Exception):
 
 
 def test_an_exception_that_does_not_load_is_rebuilt_without_init() -> None:
-    error = _outcome.rebuild(_outcome.capture(NeverAgainError(1, 2), _transport.dumps))
+    error = _failure.rebuild(_failure.capture(NeverAgainError(1, 2), _transport.dumps))
     assert type(error) is NeverAgainError
     assert error.args == (3,)
 
 
 def test_what_cannot_be_rebuilt_keeps_its_last_line() -> None:
-    failure = _outcome.Failure(b"", b"", "ValueError: gone", "")
-    assert "ValueError: gone" in str(_outcome.rebuild(failure))
-    failure = _outcome.Failure(b"not a pickle", b"", "ValueError: gone", "")
-    assert "ValueError: gone" in str(_outcome.rebuild(failure))
+    failure = _failure.Failure(b"", b"", "ValueError: gone", "")
+    assert "ValueError: gone" in str(_failure.rebuild(failure))
+    failure = _failure.Failure(b"not a pickle", b"", "ValueError: gone", "")
+    assert "ValueError: gone" in str(_failure.rebuild(failure))
 
 
 @pytest.mark.parametrize(
