@@ -6,6 +6,7 @@ a call that stays cheap ends here, at the speed of map.
 
 from __future__ import annotations
 
+import sys
 from itertools import islice
 from time import perf_counter, thread_time
 
@@ -30,6 +31,11 @@ BATCH_SECONDS = 1e-3
 # Items of a batch at the most. Smaller costs more looks, 3 % of a million `abs` at half of it; more
 # items may turn out dear before anybody looks. From benchmarks/overhead.py.
 MOST_ITEMS = 8192
+
+# Seconds of items, had and expected, that are worth loading the rooms of a decision, which takes
+# 4 to 8 ms once in a process. Smaller makes a short first call that much longer; larger leaves work
+# here that could be shared, but no start of workers was ever made up for in 30 ms.
+LOADING_WORTH = 50e-3
 
 # Seconds an item must take for its data to be weighed unasked. Smaller would import pickle (2 ms)
 # for calls that are over soon; larger would run one more dear item here before a plan is made.
@@ -73,10 +79,18 @@ class Probe:
     obstacle: str = ""
     weighed: bool = False
     closer: bool = False
+    before: float = 0.0  # of the class: seconds that calls of this process have had without a plan
 
-    def brief(self) -> bool:
-        """Whether items have run for less than a millisecond: no plan is worth making before."""
-        return self.seconds < BATCH_SECONDS
+    def brief(self, call: Call) -> bool:
+        """Whether to go on without a plan: there is less than a millisecond of items, or too little
+        in all to load what makes plans."""
+        if self.seconds < BATCH_SECONDS:
+            return True
+        if "parmap._decision" in sys.modules or call.settings.executor is not None:
+            return False
+        left = call.inputs.left()
+        rest = (self.items if left is None else left) * self.each
+        return Probe.before + self.seconds + rest < LOADING_WORTH
 
     def add(self, count: int, seconds: float) -> None:
         if not count:
