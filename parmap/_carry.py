@@ -90,7 +90,8 @@ def _reduce_code(code: types.CodeType) -> Any:
     """As cloudpickle does, but with the name of the file: a worker's traceback then shows lines."""
     import cloudpickle
 
-    make, arguments = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    reduced: Any = cloudpickle.Pickler.dispatch_table[types.CodeType](code)
+    make, arguments = reduced
     return make, tuple(code.co_filename if a == "<dynamic-code>" else a for a in arguments)
 
 
