@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import warnings
+from _thread import RLock
 
 from parmap._call import Call, settings
 from parmap._inputs import inputs_of
@@ -234,9 +235,26 @@ def shutdown() -> None:
 def _results(call: Call) -> Results[Any]:
     report = Report()
     batches = _batches(call, report)
-    results: Results[Any] = Results.from_iterable(batches)  # type: ignore[assignment]
+    results: Results[Any] = Results.from_iterable(_InTurns(batches))  # type: ignore[assignment]
     results.report, results._batches = report, batches
     return results
+
+
+class _InTurns:
+    """Batches for whichever thread asks. A generator refuses a second `next` while it runs, which
+    the chain would take for the end; under map, threads may share an iterator."""
+
+    __slots__ = ("_batches", "_lock")
+
+    def __init__(self, batches: Iterator[Iterator[Any]]):
+        self._batches, self._lock = batches, RLock()
+
+    def __iter__(self) -> _InTurns:
+        return self
+
+    def __next__(self) -> Iterator[Any]:
+        with self._lock:
+            return next(self._batches)
 
 
 def _batches(call: Call, report: Report) -> Iterator[Iterator[Any]]:

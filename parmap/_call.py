@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 
+from parmap._loaded import loaded
 from parmap._outcome import UNTRUSTED, note, run_batch
 
 TYPE_CHECKING = False
@@ -134,19 +134,19 @@ def _count(name: str, text: str) -> int:
     return int(text)
 
 
+_METHODS = ("fork", "spawn", "forkserver") if hasattr(os, "fork") else ("spawn",)
+
+
 def start_method(context: Any, name: str = "mp_context") -> str:
     """The start method that `mp_context` names: a name, or a multiprocessing context."""
-    import multiprocessing
-
-    known = multiprocessing.get_all_start_methods()
     named = context if isinstance(context, str) else getattr(context, "get_start_method", None)
     if named is None:
         raise TypeError(
             f"mp_context must be a start method name or a multiprocessing context, not {context!r}"
         )
     method = named if isinstance(named, str) else named()
-    if method not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, not {context!r}")
+    if method not in _METHODS:
+        raise ValueError(f"{name} must be one of {', '.join(_METHODS)}, not {context!r}")
     return str(method)
 
 
@@ -252,7 +252,7 @@ class Call:
         s = self.settings
         if s is not _DEFAULT and (s.parallel or s.initializer is not None or s.progress):
             return False
-        costs = sys.modules.get("parmap._costs")  # without it there was no such call
+        costs = loaded("parmap._costs")  # without it there was no such call
         known = None if costs is None or s.parallel is False else costs.known(self.fn)
         return known is None or (self.inputs.left() or 0) * known.each < TINY_SECONDS
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from parmap import _costs, _machine, _plan
 from parmap._call import Call, start_method
+from parmap._loaded import loaded
 from parmap._outcome import runs_a_chunk
 from parmap._plan import Facts, Plan
 from parmap._probe import Probe, run_here
@@ -156,11 +157,10 @@ class Decision:
         return facts_of(call.settings.executor, facts)
 
     def _warm(self) -> int:
-        return int(getattr(sys.modules.get("parmap._pool"), "warm_workers", int)())
+        return int(getattr(loaded("parmap._pool"), "warm_workers", int)())
 
     def _obstacle(self) -> str:
-        # Not loaded, or being loaded by another thread: this is not one.
-        inside = getattr(sys.modules.get("parmap._worker"), "inside", bool)
+        inside = getattr(loaded("parmap._worker"), "inside", bool)
         if inside() or runs_a_chunk():
             return "this is a worker already: nested calls are serial"
         executor = self._call.settings.executor

@@ -11,12 +11,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from parmap import _costs, _messages, _seat, _state
+from parmap import _costs, _messages, _pool, _seat, _state
 from parmap._briefing import Briefing
 from parmap._call import Call
 from parmap._chunk import Chunk, Event, Lost, Part, Refused, Unavailable
 from parmap._files import unlink
 from parmap._handle import Worker, discard
+from parmap._processes import refusal
 from parmap._reasons import died, nobody_at_fault, overdue, why_refused
 from parmap._transport import Parcel, pack
 from parmap._watch import Watch
@@ -160,7 +161,9 @@ class LocalEngine:
     def wait(self, seconds: float | None) -> list[Event]:
         """Wait until something happens, at most `seconds` (None: no limit of the caller's)."""
         if not self._events and self._queues:
-            for worker, readable in self._watch.wait(self._patience(seconds)).items():
+            spoke = self._watch.wait(self._patience(seconds))
+            _pool.stay_if_ending()
+            for worker, readable in spoke.items():
                 self._hear(worker, readable)
             if self._timeout is not None:
                 self._end_overdue(self._timeout)
@@ -276,7 +279,7 @@ class LocalEngine:
             if self._idle_deaths >= BOOT_TRIES + self._wanted - 1:
                 from parmap.errors import WorkerDied
 
-                error = WorkerDied.before_work(code, doing)
+                error = WorkerDied.before_work(code, doing, refusal())
                 self._events.append(Unavailable(chunks, str(error), error))
                 return
         if running and overdue is None:

@@ -11,6 +11,8 @@ import sys
 import warnings
 from typing import Any, NamedTuple
 
+from parmap._loaded import loaded
+
 
 class Place(NamedTuple):
     """Where the caller is, as far as a process can be told to be there too."""
@@ -52,7 +54,7 @@ def _portable_filter(entry: tuple[Any, ...]) -> bool:
 def _levels() -> tuple[dict[str, int], int]:
     """Of all loggers that have one, and what is disabled; nothing where all is as it is in a new
     process."""
-    logging = sys.modules.get("logging")
+    logging = loaded("logging")
     if logging is None:
         return {}, 0
     manager = logging.root.manager
@@ -67,11 +69,11 @@ def _levels() -> tuple[dict[str, int], int]:
 
 def _kin() -> Kin | None:
     """Nothing where the caller does not use multiprocessing: its import takes 10 ms."""
-    family = sys.modules.get("multiprocessing")
-    if family is None or not hasattr(family, "get_start_method"):
+    family = loaded("multiprocessing")
+    if family is None:
         return None
     chosen = family.get_start_method(allow_none=True)
-    tracker = sys.modules.get("multiprocessing.resource_tracker")
+    tracker = loaded("multiprocessing.resource_tracker")
     pipe = None if tracker is None else tracker._resource_tracker._fd
     if chosen == family.get_all_start_methods()[0]:
         chosen = None  # as in any process

@@ -63,6 +63,7 @@ class Crew:
         self._returned_at = 0.0
         self._most = 0  # workers of one call at the most: more idle ones are not kept
         self._sweeper: Any = None
+        self._sweeping = threading.Lock()  # held while it is started
 
     # ------------------------------------------------------------------ begin and end of a lease
 
@@ -155,10 +156,11 @@ class Crew:
         return hired
 
     def _see_to_sweeping(self) -> None:
-        if self._sweeper is None and self.method != "forkserver":  # whose server sweeps
-            self._sweeper = start_sweeper(self.store.directories)
-            if self._sweeper is not None:
-                keep_end(self._sweeper.stdin)
+        with self._sweeping:
+            if self._sweeper is None and self.method != "forkserver":  # whose server sweeps
+                self._sweeper = start_sweeper(self.store.directories)
+                if self._sweeper is not None:
+                    keep_end(self._sweeper.stdin)
 
     def _hello(self) -> Hello:
         here = place() if isinstance(self.initializer, bytes) else None
@@ -229,6 +231,7 @@ class Crew:
 _crews: dict[tuple[str, bytes | None], Crew] = {}
 _lock = threading.RLock()
 _store: Store | None = None
+_ending = False  # the program: its main thread has run to the end
 _parked: list[object] = []  # what a forked copy must neither use nor finalise
 
 
@@ -274,6 +277,13 @@ def shutdown() -> None:
     end_server(LEAVE_SECONDS)
 
 
+def stay_if_ending() -> None:
+    """A daemon thread that is in a call while the program ends goes no further: its workers have
+    been ended, and nobody is to hear of that."""
+    if _ending and threading.current_thread() is not threading.main_thread():
+        threading.Event().wait()
+
+
 def _forget() -> None:
     """In a forked copy of this process: the workers are the original's."""
     global _lock, _store
@@ -285,6 +295,8 @@ def _forget() -> None:
 
 
 def _at_exit() -> None:
+    global _ending
+    _ending = True
     with interrupts_deferred() as came:
         shutdown()
         came.clear()  # it is ending

@@ -6,7 +6,6 @@ a call that stays cheap ends here, at the speed of map.
 
 from __future__ import annotations
 
-import sys
 from itertools import islice
 from time import perf_counter, thread_time
 
@@ -15,6 +14,7 @@ try:
 except ImportError:  # not on Linux
     RUSAGE_THREAD, getrusage = 0, None  # type: ignore[assignment,misc]
 
+from parmap._loaded import loaded
 from parmap._outcome import UNTRUSTED, emptying, raising, run_batch, stopped
 
 TYPE_CHECKING = False
@@ -86,7 +86,7 @@ class Probe:
         in all to load what makes plans."""
         if self.seconds < BATCH_SECONDS:
             return True
-        if "parmap._decision" in sys.modules or call.settings.executor is not None:
+        if loaded("parmap._decision") is not None or call.settings.executor is not None:
             return False
         left = call.inputs.left()
         rest = (self.items if left is None else left) * self.each
@@ -122,6 +122,8 @@ class Probe:
                 buffers.clear()
                 fixed = _there_and_back(([], []), [])
                 seconds = max(0.0, _there_and_back((items, values), buffers) - fixed)
+        except OSError:
+            return  # no descriptors, say: who starts workers will tell
         except UNTRUSTED as error:
             self.obstacle = f"items or results cannot be sent: {type(error).__name__}: {error}"
             return

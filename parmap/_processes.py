@@ -25,6 +25,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
+from parmap._loaded import loaded
 from parmap._quiet import filled_streams, interrupts_held
 from parmap._seat import ENDED, close_end, close_ends, keep_end
 
@@ -40,7 +41,7 @@ def begin(method: str, numbers: tuple[int, ...]) -> ExitCode:
 
 
 def _may_begin() -> None:
-    process = sys.modules.get("multiprocessing.process")
+    process = loaded("multiprocessing.process")
     if process is not None and process.current_process().daemon:
         raise RuntimeError("this process is daemonic, and such may not start processes")
 
@@ -51,7 +52,7 @@ def default_method() -> str:
     Not fork: it copies locks of threads that do not exist in the copy (see docs/design.md).
     """
     fallback = "spawn" if sys.platform == "win32" else "forkserver"
-    multiprocessing = sys.modules.get("multiprocessing")
+    multiprocessing = loaded("multiprocessing")
     if multiprocessing is None:  # then nobody can have set anything
         return fallback
     methods = multiprocessing.get_all_start_methods()  # the system's default comes first
@@ -70,6 +71,7 @@ class _Server:
         import socket
 
         self._codes: dict[int, int] = {}
+        self.refused = ""  # why it could not fork
         self._lock = threading.Lock()
         with filled_streams(), interrupts_held():
             self._control, far = socket.socketpair()
@@ -89,13 +91,12 @@ class _Server:
 
     def exitcode(self, pid: int | None, seconds: float) -> int | None:
         """It has told, or tells within the time."""
-        if pid is None:
-            return None
         limit = time.monotonic() + seconds
         with self._lock:
             while pid not in self._codes and self._hears(max(0.0, limit - time.monotonic())):
-                pass
-            return self._codes.pop(pid, None)
+                if pid is None:
+                    break  # it never came to be, and the first word that comes may say why
+            return self._codes.pop(pid or 0, None)
 
     def _hears(self, seconds: float) -> bool:
         """Note one process that ended; False where nothing comes."""
@@ -108,7 +109,10 @@ class _Server:
         if len(told) < ENDED.size:
             return False
         pid, code = ENDED.unpack(told)
-        self._codes[pid] = code
+        if pid:
+            self._codes[pid] = code
+        else:
+            self.refused = os.strerror(code)
         return True
 
     def end(self, seconds: float) -> None:
@@ -131,8 +135,8 @@ def start_server() -> _Server:
     """The fork server; it is started, but not waited for, where there is none."""
     global _server
     with _starting:
-        if _server is not None and _server.process.poll() is not None:
-            _server.end(0.0)  # somebody killed it
+        if _server is not None and (_server.refused or _server.process.poll() is not None):
+            _server.end(0.0)  # somebody killed it; or it was begun under limits that may be gone
             _server = None
         if _server is None:
             _may_begin()
@@ -146,6 +150,11 @@ def _by_server(numbers: tuple[int, ...]) -> ExitCode:
     except (BrokenPipeError, ConnectionResetError):  # somebody killed it a moment ago
         end_server(1.0)
         return start_server().begin(numbers)
+
+
+def refusal() -> str:
+    """Why the fork server could not fork when it was last asked to, or ""."""
+    return "" if _server is None else _server.refused
 
 
 def end_server(seconds: float) -> None:
@@ -196,7 +205,7 @@ def _interpreter(module: str, numbers: tuple[int, ...]) -> Any:
 
 def _executable() -> str | None:
     """The interpreter; none in a program that is frozen into one file, which would start itself."""
-    spawn: Any = sys.modules.get("multiprocessing.spawn")  # where the user may have set one
+    spawn = loaded("multiprocessing.spawn")  # where the user may have set one
     if spawn is not None and spawn.get_executable() is not None:
         return os.fsdecode(spawn.get_executable())
     return None if getattr(sys, "frozen", False) else sys.executable
@@ -214,19 +223,19 @@ def _absolute(paths: Sequence[str]) -> list[str]:
 
 
 def _fork(numbers: tuple[int, ...]) -> ExitCode:
-    import multiprocessing.process
+    from multiprocessing import get_context
+    from multiprocessing.process import _children  # type: ignore[attr-defined]
 
-    process = multiprocessing.get_context("fork").Process(target=_in_the_copy, args=(numbers,))
+    process = get_context("fork").Process(target=_in_the_copy, args=(numbers,))
     process.start()
     # The registry of children is the user's: who ends all of them, or is a forked copy of this
     # process and exits, must not end workers of ours.
-    multiprocessing.process._children.discard(process)  # type: ignore[attr-defined]
+    _children.discard(process)
 
     def exitcode(_: int | None, seconds: float) -> int | None:
-        limit = time.monotonic() + seconds
-        while (code := process.exitcode) is None and time.monotonic() < limit:
-            process.join(max(0.0, limit - time.monotonic()))
-        return code
+        if process.exitcode is None:
+            process.join(seconds)  # at once, where the program has reaped it itself
+        return process.exitcode
 
     return exitcode
 

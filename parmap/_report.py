@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from time import perf_counter
 
+from parmap._loaded import loaded
 from parmap._outcome import short_repr
 from parmap._probe import Probe
 
@@ -103,7 +104,7 @@ class Report:
         """Nothing more will come. One line for who listens to the logger "parmap"; a program that
         never imported logging does not."""
         self._ended = perf_counter()
-        logging = sys.modules.get("logging")
+        logging = loaded("logging")
         if logging is not None and not sys.is_finalizing():
             logger = logging.getLogger("parmap")
             if logger.isEnabledFor(logging.DEBUG):

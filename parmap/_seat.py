@@ -23,7 +23,8 @@ from parmap._line import Line, WindowsLine
 PID, READY, CANCELLED, CHUNK, OFFSET, LENGTH, STARTED, LOADING = range(8)
 _BOARD_BYTES = 8 * 8
 
-# What the fork server says of each process that ended: its number, and its exit code.
+# What the fork server says of each process that ended: its number, and its exit code; or 0, and the
+# error number for which it could not fork one.
 ENDED = struct.Struct("!qq")
 
 

@@ -9,6 +9,7 @@ removes what such a caller could not.
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import select
@@ -18,7 +19,7 @@ import socket
 import cloudpickle  # noqa: F401  (6 ms, in each worker that gets a function by value)
 
 from parmap import _worker
-from parmap._seat import ENDED
+from parmap._seat import ENDED, close_numbers
 
 # Descriptors of a seat: two of its line, its lifeline's, its board's.
 _NUMBERS = 4
@@ -49,21 +50,19 @@ def _serve(line: socket.socket, caller: int) -> list[int]:
         if ended in ready:
             os.read(ended, 512)
             _tell_who_ended(line)
-        if line.fileno() in ready:
-            word, numbers = _hear(line)
-            whole = len(numbers) == _NUMBERS  # else there were no descriptors left for them
-            if word == b"w" and whole and _fork():
-                signal.set_wakeup_fd(-1)
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                os.close(ended)
-                os.close(tell)
-                return numbers
-            for number in numbers:
-                os.close(number)
-            if word != b"w":
-                if not word:
-                    _sweep(caller)
-                return []
+        if line.fileno() not in ready:
+            continue
+        word, numbers = _hear(line)
+        if not word:
+            _sweep(caller)
+        if word != b"w":
+            return []
+        if _fork(line, numbers):
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            close_numbers((ended, tell))
+            return numbers
+        close_numbers(numbers)
 
 
 def _hear(line: socket.socket) -> tuple[bytes, list[int]]:
@@ -75,12 +74,14 @@ def _hear(line: socket.socket) -> tuple[bytes, list[int]]:
     return word, numbers
 
 
-def _fork() -> bool:
-    """Whether this is the new process. Where there can be none, its seat is closed, and its caller
-    sees that."""
+def _fork(line: socket.socket, numbers: list[int]) -> bool:
+    """Whether this is the new process. Why there is none, the caller is told."""
     try:
+        if len(numbers) < _NUMBERS:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return os.fork() == 0
-    except OSError:
+    except OSError as error:
+        _tell(line, 0, error.errno or 0)
         return False
 
 
@@ -92,10 +93,14 @@ def _tell_who_ended(line: socket.socket) -> None:
             return
         if not pid:
             return
-        try:
-            line.send(ENDED.pack(pid, os.waitstatus_to_exitcode(status)), socket.MSG_DONTWAIT)
-        except OSError:
-            continue  # the caller is gone, or has not listened to some thousands of them
+        _tell(line, pid, os.waitstatus_to_exitcode(status))
+
+
+def _tell(line: socket.socket, pid: int, code: int) -> None:
+    try:
+        line.send(ENDED.pack(pid, code), socket.MSG_DONTWAIT)
+    except OSError:
+        return  # the caller is gone, or has not listened to some thousands of them
 
 
 def _sweep(caller: int) -> None:

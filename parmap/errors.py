@@ -53,11 +53,12 @@ class WorkerDied(BrokenExecutor):
         )
 
     @classmethod
-    def before_work(cls, exitcode: int | None, when: str) -> WorkerDied:
+    def before_work(cls, exitcode: int | None, when: str, refusal: str = "") -> WorkerDied:
         """The error for workers that ended, one after the other, before they ran anything."""
+        how = f"the system refuses ({refusal})" if refusal else _how(exitcode)
         return cls(
-            f"workers die {when}: {_how(exitcode)}. What they wrote to stderr says "
-            "why; `parallel=False` runs the call without workers.",
+            f"workers die {when}: {how}. What they wrote to stderr says more, if they did; "
+            "`parallel=False` runs the call without workers.",
             None,
             exitcode,
         )

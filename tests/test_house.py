@@ -63,6 +63,7 @@ ROOMS = [
     "_place",
     "_state",
     "_quiet",
+    "_loaded",
     "errors",
 ]
 
@@ -96,7 +97,7 @@ THIRD_PARTIES = {
     "cloudpickle": {"_carry", "_carriers", "_zygote"},
     "tqdm": {"_progress"},
     "matplotlib": {"_crossover"},
-    "multiprocessing": {"_call", "_processes", "_seat", "_handle", "_worker", "_orphan", "_place"},
+    "multiprocessing": {"_processes", "_seat", "_handle", "_worker", "_orphan", "_place"},
 }
 
 # The rooms that may ask which system this is.
