@@ -7,7 +7,7 @@ import sys
 import warnings
 from _thread import RLock
 
-from parmap._call import Call, settings
+from parmap._call import NO_WORKERS, Call, settings
 from parmap._inputs import inputs_of
 from parmap._probe import Probe, run_here
 from parmap._report import Report
@@ -270,8 +270,16 @@ def _batches(call: Call, report: Report) -> Iterator[Iterator[Any]]:
             Probe.before += probe.seconds
             report.end(call.fn)
             return
-    from parmap._decision import Decision
-
+    try:
+        from parmap._decision import Decision
+    except OSError as error:  # not even a descriptor left to read it with
+        if call.insists:
+            error.add_note(NO_WORKERS)
+            raise
+        warnings.warn(f"parmap runs this call serially: {error}", RuntimeWarning, stacklevel=3)
+        yield from run_here(call, probe, lambda: True)
+        report.end(call.fn)
+        return
     decision = Decision(call, report)
     try:
         yield from decision.run_here()

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
         executor: Any
 
 
+# What an error says beside itself that ends a call for want of workers.
+NO_WORKERS = "parmap: no workers could be started; parallel=None goes on without"
+
+
 class Settings:
     """`Options`, checked, with their defaults. One object, passed on whole."""
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from parmap import _costs, _machine, _plan
-from parmap._call import Call, start_method
+from parmap._call import NO_WORKERS, Call, start_method
 from parmap._loaded import loaded
 from parmap._outcome import runs_a_chunk
 from parmap._plan import Facts, Plan
@@ -185,7 +185,7 @@ class Decision:
             self._cannot(str(error), error, quietly=True)
             return
         except (OSError, ImportError, RuntimeError) as error:
-            error.add_note("parmap: no workers could be started; parallel=None goes on without")
+            error.add_note(NO_WORKERS)
             self._cannot(f"no workers could be started: {type(error).__name__}: {error}", error)
             return
         self._report.mode = "parallel"
@@ -233,7 +233,7 @@ class Decision:
         self._decide(Plan(False, 0, 1, reason))
         if quietly:
             return
-        warnings.warn(f"parmap runs this call serially: {reason}", RuntimeWarning, stacklevel=4)
+        warnings.warn(f"parmap runs this call serially: {reason}", RuntimeWarning, stacklevel=5)
 
     # ------------------------------------------------------------------ the end
 

@@ -289,6 +289,8 @@ class LocalEngine:
             self._hire_instead()
 
     def _hire_instead(self) -> None:
+        if self._queues and refusal():
+            return  # the others have to do
         try:
             self._hire(1)
         except OSError as error:

@@ -27,6 +27,7 @@ class Worker:
 
     pidfd: int | None = None
     _code: int | None = None
+    _buried = False
     job = 0
     inflight = 0
     place: object = None
@@ -92,9 +93,9 @@ class Worker:
 
     def exitcode(self, limit: float = 1.0) -> int | None:
         """The exit code of a worker that is dead or about to be; None if it cannot be had."""
-        if self._code is None and self.settle() is not None:
-            readable([self.pidfd], limit)
-        if self._code is None:
+        if self._code is None and not self._buried:
+            if self.settle() is not None:
+                readable([self.pidfd], limit)
             self._code = self._exitcode(self.pid, limit)
         return self._code
 
@@ -114,6 +115,7 @@ class Worker:
         self.exitcode()
         close_end(self.lifeline)
         self.exitcode()
+        self._buried = True
         if self.pidfd is not None:
             os.close(self.pidfd)
             self.pidfd = None

@@ -68,7 +68,7 @@ class Own:
 
 def run_whole(call: Call, chunk: Chunk, report: Report, why: OSError) -> None:
     """A chunk that cannot be sent. The others may still be."""
-    warnings.warn(f"parmap runs items serially: {why}", RuntimeWarning, stacklevel=6)
+    warnings.warn(f"parmap runs items serially: {why}", RuntimeWarning, stacklevel=7)
     own = Own(call, chunk, report.probe)
     while not chunk.done:
         own.run()

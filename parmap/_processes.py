@@ -91,12 +91,13 @@ class _Server:
 
     def exitcode(self, pid: int | None, seconds: float) -> int | None:
         """It has told, or tells within the time."""
+        if pid is None:
+            seconds = 0.0  # it never came to be: why, was said before its seat was closed
         limit = time.monotonic() + seconds
         with self._lock:
             while pid not in self._codes and self._hears(max(0.0, limit - time.monotonic())):
-                if pid is None:
-                    break  # it never came to be, and the first word that comes may say why
-            return self._codes.pop(pid or 0, None)
+                pass
+            return None if pid is None else self._codes.pop(pid, None)
 
     def _hears(self, seconds: float) -> bool:
         """Note one process that ended; False where nothing comes."""
@@ -188,9 +189,10 @@ def _interpreter(module: str, numbers: tuple[int, ...]) -> Any:
     """
     if not (executable := _executable()):
         raise OSError("there is no Python interpreter to start (sys.executable)")
+    home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # of this very parmap
     program = (
-        f"import sys; sys.path[:] = {_absolute(sys.path)!r}; "
-        f"from {module} import main; main(*map(int, sys.argv[1:]))"
+        f"import sys; sys.path[:] = {[home, *_absolute(sys.path)]!r}; import parmap; "
+        f"del sys.path[0]; from {module} import main; main(*map(int, sys.argv[1:]))"
     )
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
     command = [executable, *flags, "-c", program, *map(str, numbers)]
