@@ -34,6 +34,12 @@ CHUNK_SECONDS = 10e-3
 # larger chunks end apart. From benchmarks/simulate.py.
 CALLER_SECONDS = 50e-6
 
+# Seconds that the caller is busy with an item that goes to a worker, however little there is to
+# move: it is drawn, kept, and handed out again. Smaller sends items of some ten nanoseconds away,
+# which takes three times as long; larger keeps items of a microsecond here. A million `abs` with
+# parallel=True take 0.1 s (benchmarks/overhead.py).
+HANDLING_SECONDS = 90e-9
+
 # Chunks that the rest of the work is cut into at least, per worker: factoring, which sends half of
 # what remains in each round (Hummel, Schonberg, Flynn, CACM 35(8), 1992).
 TAPER = 2
@@ -141,6 +147,7 @@ def _parallel(f: Facts, workers: int) -> float:
     whole. Calls that would have gained before pay for a start in advance.
     """
     serial, moved = f.expected * f.seconds_per_item, f.expected * f.transfer_per_item
+    handled = f.expected * HANDLING_SECONDS
     start, boot, hired = 0.0, 0.0, workers - f.warm
     if not f.warm:
         start = max(0.0, f.costs.start - f.missed)
@@ -153,10 +160,10 @@ def _parallel(f: Facts, workers: int) -> float:
     busy = max(1.0 - f.waiting, 1e-9)
     crowding = 1.0 if f.waiting > WAITING_SHARE or workers == 1 else f.costs.crowding
     speed = max(1.0, min(workers, f.cores / busy) / crowding)
-    together = share * (serial + moved + chunks) / speed
+    together = share * (serial + moved + handled + chunks) / speed
     rounds = math.ceil(share * f.expected / workers) * f.seconds_per_item
     hire = f.costs.hire * max(0, hired)
-    return start + boot + hire + f.costs.call + max(together, rounds, share * moved / 2)
+    return start + boot + hire + f.costs.call + max(together, rounds, share * (moved / 2 + handled))
 
 
 def _comparison(f: Facts, serial: float, parallel: float) -> str:
