@@ -31,6 +31,14 @@ WORTH_COLD = 30e-3
 # cold caches, ten times as long as the others; larger delays work that could be shared.
 SEEN_SECONDS = 100e-6
 
+# Seconds of items between two plans at the least; else a quarter of what was done. Smaller makes
+# plans, at 40 us each, that say the same; larger leaves work here that got dearer.
+LOOK_SECONDS = 0.5e-3
+
+# How many times longer than it was moved before an item must take to be moved without a second
+# thought. Smaller trusts what was measured on a few items; larger weighs again, for 0.1 ms.
+NO_MATTER = 20
+
 
 class Decision:
     """What is known and decided for one call, while it runs."""
@@ -39,7 +47,7 @@ class Decision:
     _engine: LocalEngine | ExecutorEngine | None = None
     _flow: Flow | None = None
     _final = False  # nothing more will change the plan
-    _next_look = 1  # items to be done before the next plan is made
+    _next_look = SEEN_SECONDS  # seconds of items to be done before the next plan is made
 
     def __init__(self, call: Call, report: Report):
         self._call = call
@@ -74,6 +82,8 @@ class Decision:
         left = self._call.inputs.left()
         if self._call.settings.initializer is not None:
             return  # it has to run here first, for here items may run as well
+        if not self._warm() and self._call.settings.executor is None:
+            return  # a start is worth a first item, which says whether it still takes as long
         if known is None or left is None or left * known.each < self._worth():
             return
         plan = _plan.make_plan(self._gather(known))
@@ -102,28 +112,31 @@ class Decision:
         probe = self._probe
         if self._progress.wanted:
             self._progress.at(probe.items)
-        if self._final or probe.items < self._next_look or probe.seconds < SEEN_SECONDS:
+        if self._final or probe.seconds < self._next_look:
             return True
         left = self._call.inputs.left()
         if (probe.items if left is None else left) * probe.each < self._worth():
             return True
-        if not probe.weighed:
+        if not probe.weighed and not self._weighed_before():
             probe.closer = True  # look at the next items more closely, then come back
             return True
         plan = _plan.make_plan(self._gather(_seen(probe)))
         if not plan.parallel:
-            if self._next_look == 1:  # the first reason is about most of the call
+            if self._next_look == SEEN_SECONDS:  # the first reason is about most of the call
                 self._report.reason = plan.reason
             self._final = plan.case in (1, 4)
-            self._look_again_later()
+            self._next_look = max(1.25 * probe.seconds, probe.seconds + LOOK_SECONDS)
             return True
         self._decide(plan)
         return False
 
-    def _look_again_later(self) -> None:
-        """After a quarter more items, or as many as would make a difference if they got dearer."""
-        probe = self._probe
-        self._next_look = probe.items + max(1, probe.items // 4)
+    def _weighed_before(self) -> bool:
+        """Whether an earlier call shows that moving these items is no matter, whatever they are."""
+        known, probe = _costs.known(self._call.fn), self._probe
+        if known is None or probe.each < NO_MATTER * known.transfer:
+            return False
+        probe.waiting, probe.transfer, probe.weighed = known.waiting, known.transfer, True
+        return True
 
     def _decide(self, plan: Plan) -> None:
         self._plan = plan
@@ -266,8 +279,9 @@ class Decision:
             if self._call.settings.executor is None:
                 self._report.learn_crowding()
             _costs.remember()
-        if each and probe.weighed and not probe.obstacle:
-            _costs.keep(self._call.fn, _seen(probe)._replace(each=each))
+        seen = _seen(probe) if probe.weighed else _costs.known(self._call.fn)
+        if each and seen is not None and not probe.obstacle:
+            _costs.keep(self._call.fn, seen._replace(each=each))
         if self._flow is None and self._call.settings.parallel is None and not self._final:
             gain = probe.items * (each - probe.transfer) / 2  # with two workers, at the least
             local = self._call.settings.executor is None

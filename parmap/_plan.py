@@ -20,8 +20,7 @@ MOST_WAITING_WORKERS = 32
 WAITING_SHARE = 0.3
 
 # How much shorter parallel must be than serial before it is chosen. At 1 every wrong estimate
-# costs; lower, and work that would gain a little stays serial. Short calls have to gain the cost of
-# a call besides, for that is what varies. From benchmarks/no_regret.py.
+# costs; lower, and work that would gain a little stays serial. From benchmarks/no_regret.py.
 MARGIN = 0.92
 
 # Seconds of work a chunk is cut to. A chunk costs 25 to 100 us in the caller, and takes a core from
@@ -119,7 +118,7 @@ def make_plan(f: Facts) -> Plan:
         return Plan(True, workers, 3, "parallel=True", serial, parallel)
     if workers < 2:
         return Plan(False, 0, 4, "there is one worker at the most", serial, parallel)
-    if parallel + f.costs.call > MARGIN * serial:
+    if parallel > MARGIN * serial:
         return Plan(False, 0, 5, _comparison(f, serial, parallel), serial, parallel)
     return Plan(True, workers, 6, _comparison(f, serial, parallel), serial, parallel)
 
@@ -146,24 +145,24 @@ def _parallel(f: Facts, workers: int) -> float:
     and results, is shared by the processors; but the caller moves its half alone, and items are
     whole. Calls that would have gained before pay for a start in advance.
     """
-    serial, moved = f.expected * f.seconds_per_item, f.expected * f.transfer_per_item
-    handled = f.expected * HANDLING_SECONDS
-    start, boot, hired = 0.0, 0.0, workers - f.warm
+    each, start, boot, hired = f.seconds_per_item, 0.0, 0.0, workers - f.warm
     if not f.warm:
         start = max(0.0, f.costs.start - f.missed)
         boot = max(0.0, f.costs.boot - max(0.0, f.missed - f.costs.start))
         hired = workers - f.cores
-    if serial <= boot:
-        return start + serial
-    share = 1 - boot / serial if serial else 1.0
-    chunks = (serial + moved) / CHUNK_SECONDS * f.costs.chunk
-    busy = max(1.0 - f.waiting, 1e-9)
+    here = math.ceil(boot / each) if each else 0
+    left = f.expected - here
+    if left <= 0:
+        return start + f.expected * each
+    moved = left * f.transfer_per_item
+    busy = moved / 2 + left * HANDLING_SECONDS
+    work = left * each + moved + left * HANDLING_SECONDS
     crowding = 1.0 if f.waiting > WAITING_SHARE or workers == 1 else f.costs.crowding
-    speed = max(1.0, min(workers, f.cores / busy) / crowding)
-    together = share * (serial + moved + handled + chunks) / speed
-    rounds = math.ceil(share * f.expected / workers) * f.seconds_per_item
+    speed = max(1.0, min(workers, f.cores / max(1.0 - f.waiting, 1e-9)) / crowding)
+    together = (work + work / CHUNK_SECONDS * f.costs.chunk) / speed
+    rounds = math.ceil(left / workers) * each
     hire = f.costs.hire * max(0, hired)
-    return start + boot + hire + f.costs.call + max(together, rounds, share * (moved / 2 + handled))
+    return start + here * each + hire + f.costs.call + max(together, rounds, busy)
 
 
 def _comparison(f: Facts, serial: float, parallel: float) -> str:
