@@ -8,7 +8,8 @@ One call, front to back, by the rooms it goes through:
     pmap(fn, items)
       1 _api        check the arguments (_call), draw from _inputs         -> Call
       2 _probe      run the first items here, keep their results           -> Probe
-      3 _plan       + _machine: what we may use; _costs: what it takes;
+      3 _plan       + _machine: what we may use; _costs: what it takes, and
+                    _imports, which workers have to do first;
                     _decision goes over                                    -> Plan
       4 _engine     lease warm workers from _pool, which get a _briefing and have
                     a _handle each;

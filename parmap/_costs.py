@@ -170,7 +170,7 @@ _functions: dict[Any, Known] = {}
 _missed = 0.0
 
 
-def _key(fn: Callable[..., Any]) -> Any:
+def key_of(fn: Callable[..., Any]) -> Any:
     """What functions that cost the same have in common: their code, whatever they close over."""
     while isinstance(fn, partial | MethodType):
         fn = fn.func if isinstance(fn, partial) else fn.__func__
@@ -182,14 +182,14 @@ _BUILTIN = (type(len), type(str.upper), type)
 
 def known(fn: Callable[..., Any]) -> Known | None:
     """What is known of this function from earlier calls."""
-    return _functions.get(_key(fn)) if _functions else None
+    return _functions.get(key_of(fn)) if _functions else None
 
 
 def keep(fn: Callable[..., Any], found: Known) -> None:
     """Remember it for the next call."""
     if len(_functions) >= MOST_FUNCTIONS:
         _functions.clear()
-    _functions[_key(fn)] = found
+    _functions[key_of(fn)] = found
 
 
 def missed() -> float:

@@ -67,7 +67,7 @@ class Decision:
         if pinned is False:
             self._decide(Plan(False, 0, 2, "parallel=False"))
         elif pinned and not self._final:
-            self._decide(_plan.make_plan(self._gather(_seen(self._probe))))
+            self._decide(self._make_plan(_seen(self._probe)))
         elif not self._final:
             self._plan_from_memory()
         if self.parallel:
@@ -86,7 +86,7 @@ class Decision:
             return  # a start is worth a first item, which says whether it still takes as long
         if known is None or left is None or left * known.each < self._worth():
             return
-        plan = _plan.make_plan(self._gather(known))
+        plan = self._make_plan(known)
         if plan.parallel:
             self._probe.each, self._probe.waiting, self._probe.transfer = known
             self._probe.weighed = True
@@ -120,7 +120,7 @@ class Decision:
         if not probe.weighed and not self._weighed_before():
             probe.closer = True  # look at the next items more closely, then come back
             return True
-        plan = _plan.make_plan(self._gather(_seen(probe)))
+        plan = self._make_plan(_seen(probe))
         if not plan.parallel:
             if self._next_look == SEEN_SECONDS:  # the first reason is about most of the call
                 self._report.reason = plan.reason
@@ -142,6 +142,17 @@ class Decision:
         self._plan = plan
         self._final = not plan.parallel
         self._report.reason = plan.reason
+
+    def _make_plan(self, items: _costs.Known) -> Plan:
+        """The plan; what workers have to import is asked only where they are worth it otherwise."""
+        facts = self._gather(items)
+        plan = _plan.make_plan(facts)
+        if plan.case != 6 or self._call.settings.executor is not None:
+            return plan
+        from parmap._imports import import_seconds
+
+        loading = import_seconds(self._call.fn, self._warm() > 0)
+        return _plan.make_plan(facts._replace(loading=loading)) if loading else plan
 
     def _gather(self, items: _costs.Known) -> Facts:
         """Everything the plan needs, measured now or before."""
@@ -278,6 +289,7 @@ class Decision:
         if self._flow is not None:
             if self._call.settings.executor is None:
                 self._report.learn_crowding()
+                self._learn_imports()
             _costs.remember()
         seen = _seen(probe) if probe.weighed else _costs.known(self._call.fn)
         if each and seen is not None and not probe.obstacle:
@@ -287,6 +299,12 @@ class Decision:
             local = self._call.settings.executor is None
             if gain > _costs.Costs().call and local and not self._warm():
                 _costs.miss(gain)
+
+    def _learn_imports(self) -> None:
+        from parmap._imports import imported
+
+        if self._report.items > self._report.items_here:
+            imported(self._call.fn)
 
 
 def _seen(probe: Probe) -> _costs.Known:

@@ -55,6 +55,7 @@ class Facts(NamedTuple):
         missed: seconds that earlier calls would have saved with warm workers.
         cores: that may be used; most_workers: the caller's `max_workers`, or None.
         memory_workers: as many as memory has room for, or None.
+        loading: seconds that workers will take to import what the function needs.
         pinned: the caller's `parallel`.
         obstacle: why there can be no workers, or "".
     """
@@ -70,6 +71,7 @@ class Facts(NamedTuple):
     missed: float = 0.0
     most_workers: int | None = None
     memory_workers: int | None = None
+    loading: float = 0.0
     pinned: bool | None = None
     obstacle: str = ""
 
@@ -145,15 +147,16 @@ def _parallel(f: Facts, workers: int) -> float:
     and results, is shared by the processors; but the caller moves its half alone, and items are
     whole. Calls that would have gained before pay for a start in advance.
     """
-    each, start, boot, hired = f.seconds_per_item, 0.0, 0.0, workers - f.warm
+    each, hired, prices = f.seconds_per_item, workers - f.warm, [0.0, 0.0, f.loading]
     if not f.warm:
-        start = max(0.0, f.costs.start - f.missed)
-        boot = max(0.0, f.costs.boot - max(0.0, f.missed - f.costs.start))
-        hired = workers - f.cores
-    here = math.ceil(boot / each) if each else 0
+        hired, prices[:2] = workers - f.cores, [f.costs.start, f.costs.boot]
+    start, boot, loading = _less(prices, f.missed)
+    # Workers that import take processors from the caller, who then does that much less.
+    slow = max(1.0, (workers + 1) / f.cores) - 1.0
+    here = math.ceil((boot + loading) / each) if each else 0
     left = f.expected - here
     if left <= 0:
-        return start + f.expected * each
+        return start + f.expected * each + slow * min(loading, f.expected * each)
     moved = left * f.transfer_per_item
     busy = moved / 2 + left * HANDLING_SECONDS
     work = left * each + moved + left * HANDLING_SECONDS
@@ -162,7 +165,17 @@ def _parallel(f: Facts, workers: int) -> float:
     together = (work + work / CHUNK_SECONDS * f.costs.chunk) / speed
     rounds = math.ceil(left / workers) * each
     hire = f.costs.hire * max(0, hired)
-    return start + here * each + hire + f.costs.call + max(together, rounds, busy)
+    up = start + here * each + slow * loading
+    return up + hire + f.costs.call + max(together, rounds, busy)
+
+
+def _less(prices: list[float], paid: float) -> list[float]:
+    """What is left of the prices, one after the other, when so much was paid before."""
+    left = []
+    for price in prices:
+        left.append(max(0.0, price - paid))
+        paid = max(0.0, paid - price)
+    return left
 
 
 def _comparison(f: Facts, serial: float, parallel: float) -> str:

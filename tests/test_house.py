@@ -47,6 +47,7 @@ ROOMS = [
     "_report",
     "_probe",
     "_call",
+    "_imports",
     "_plan",
     "_costs",
     "_machine",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 
-from parmap import _costs, _failure, _machine, _plan, _probe, _transport
+from parmap import _costs, _failure, _imports, _machine, _plan, _probe, _transport
 from parmap._files import Store
 from parmap._transport import pack, unpack
 from parmap.errors import WorkerDied
@@ -143,6 +144,31 @@ def test_the_first_items_do_not_make_all_look_dear() -> None:
     assert probe.each == pytest.approx(160e-6 / 4096)
     probe.add(1, 1e-3)
     assert probe.each > 100e-6  # one that is dear counts at once
+
+
+def test_a_plan_counts_what_workers_have_to_import() -> None:
+    """Until earlier calls have lost as much by not having them."""
+    short = FACTS._replace(left=20)
+    assert _plan.make_plan(short).parallel
+    assert not _plan.make_plan(short._replace(loading=1.0)).parallel
+    assert _plan.make_plan(short._replace(loading=1.0, missed=1.0)).parallel
+    assert _plan.make_plan(short._replace(loading=1.0, left=2000)).parallel
+
+
+def test_what_a_function_makes_workers_import_is_seen_through_what_wraps_it() -> None:
+    class Wrapper:
+        def __init__(self, fn: Any):
+            self.fn = fn
+
+        def __call__(self, x: Any) -> Any:
+            return self.fn(x)
+
+    by_global = lambda x: numpy.sum(x)  # noqa: E731
+    for fn in (by_global, numpy.mean, partial(by_global, 1), Wrapper(by_global)):
+        assert "numpy" in _imports.packages(fn)
+    assert _imports.packages(lambda x: os.getpid() + x) <= {__name__}
+    assert _imports.packages(abs) == frozenset()
+    assert _imports.seconds(frozenset({"numpy"})) > 50 * _imports.MODULE_SECONDS
 
 
 def test_waiting_work_gets_more_workers_than_cores() -> None:
