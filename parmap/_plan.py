@@ -153,7 +153,7 @@ def _parallel(f: Facts, workers: int) -> float:
     start, boot, loading = _less(prices, f.missed)
     # Workers that import take processors from the caller, who then does that much less.
     slow = max(1.0, (workers + 1) / f.cores) - 1.0
-    here = math.ceil((boot + loading) / each) if each else 0
+    here = math.ceil(min(boot + loading, f.expected * each) / each) if each else 0
     left = f.expected - here
     if left <= 0:
         return start + f.expected * each + slow * min(loading, f.expected * each)

@@ -208,9 +208,8 @@ def _interpreter(module: str, numbers: tuple[int, ...]) -> Any:
 def _executable() -> str | None:
     """The interpreter; none in a program that is frozen into one file, which would start itself."""
     spawn = loaded("multiprocessing.spawn")  # where the user may have set one
-    if spawn is not None and spawn.get_executable() is not None:
-        return os.fsdecode(spawn.get_executable())
-    return None if getattr(sys, "frozen", False) else sys.executable
+    told = sys.executable if spawn is None else os.fsdecode(spawn.get_executable() or "")
+    return None if getattr(sys, "frozen", False) and told == sys.executable else told
 
 
 def _absolute(paths: Sequence[str]) -> list[str]:

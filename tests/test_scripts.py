@@ -753,9 +753,9 @@ POOR = {
         "daemonic",
     ),
     "no processes": (
-        "import sys; sys.modules['_posixsubprocess'] = None",
+        "import sys; sys.modules['subprocess'] = None",
         "work()",
-        "_posixsubprocess",
+        "subprocess",
     ),
     "too few descriptors": (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (10, 10))",
