@@ -83,12 +83,22 @@ def _kin() -> Kin | None:
     return Kin(chosen, key, None if pipe is None else f"/proc/{os.getpid()}/fd/{pipe}")
 
 
-def _join(kin: Kin) -> None:
+_method: str | None = None  # that was set here, as the caller had it
+
+
+def _join(kin: Kin | None) -> None:
+    global _method
+    method = None if kin is None else kin.method
+    if method != _method:
+        import multiprocessing
+
+        multiprocessing.set_start_method(method, force=True)
+        _method = method
+    if kin is None:
+        return
     import multiprocessing.resource_tracker
 
     multiprocessing.current_process().authkey = kin.authkey
-    if kin.method is not None:
-        multiprocessing.set_start_method(kin.method, force=True)
     mine: Any = multiprocessing.resource_tracker._resource_tracker
     if kin.tracker is not None and mine._fd is None:
         try:
@@ -121,8 +131,7 @@ def follow(wanted: Place, threads: dict[str, str]) -> None:
         warnings.filters[:] = list(wanted.filters)  # type: ignore[index]
         getattr(warnings, "_filters_mutated", lambda: None)()
     _follow_levels(wanted.levels, wanted.disabled)
-    if wanted.kin is not None:
-        _join(wanted.kin)
+    _join(wanted.kin)
 
 
 def _go_nowhere() -> None:

@@ -143,7 +143,7 @@ class Heavy:
         self.gate = gate
 
     def __call__(self, x: int) -> int:
-        sum(range(10_000))  # some 0.2 ms: enough of them are worth workers
+        sum(range(30_000))  # some 0.4 ms: enough of them are worth workers
         return os.getpid()
 
     def __setstate__(self, state: dict[str, Path]) -> None:

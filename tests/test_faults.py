@@ -910,7 +910,7 @@ def test_the_default_start_method_of_multiprocessing_follows_the_caller() -> Non
     told = lambda _: multiprocessing.get_start_method()  # noqa: E731
     before = multiprocessing.get_start_method(allow_none=True)
     try:
-        for method in ("spawn", "forkserver"):
+        for method in ("spawn", "forkserver", "fork", "spawn"):
             multiprocessing.set_start_method(method, force=True)
             results = pmap(told, range(4), mp_context="forkserver", **TWO)
             assert set(results) == {method}
