@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from parmap import _files, _pool, _sweep, pmap
+from parmap import _files, _pool, _sweep, pmap, shutdown
 
 TWO: dict[str, Any] = {"parallel": True, "max_workers": 2}
 
@@ -78,25 +78,35 @@ def test_two_stores_have_names_that_cannot_be_foreseen() -> None:
     assert len({_files.new_store().directories[0] for _ in range(100)}) == 100
 
 
-def test_no_socket_listens_on_a_network() -> None:
-    """A warm process has none but the fork server's, which is a path in a directory of mode 0700."""
+def test_what_connects_the_processes_has_no_name_and_listens_to_nobody() -> None:
+    """Pipes, memory and a pair of sockets: none is a path, or an address that another could open."""
+    shutdown()
+    before = set(open_files().values())
     list(pmap(abs, range(4), **TWO))
-    inodes = set()
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{number}")
-        except OSError:
-            continue  # the one that lists them
-        if target.startswith("socket:["):
-            inodes.add(target[8:-1])
+    new = set(open_files().values()) - before
+    kinds = {name.partition(":")[0] for name in new}
+    assert {"pipe", "socket", "/memfd"} <= kinds <= {"pipe", "socket", "/memfd", "anon_inode"}
+    inodes = {name[8:-1] for name in new if name.startswith("socket:[")}
     for table in ("tcp", "tcp6", "udp", "udp6"):
         path = Path("/proc/net") / table
         lines = path.read_text().splitlines()[1:] if path.exists() else []
         assert not inodes & {line.split()[9] for line in lines}
-    from multiprocessing.process import current_process
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        *_, flags, _, _, inode = line.split()[:7]
+        if inode in inodes:
+            assert len(line.split()) == 7  # an eighth would be its path
+            assert not int(flags, 16) & 0x10000  # it does not listen
 
-    folder = current_process()._config.get("tempdir")  # type: ignore[attr-defined]
-    assert folder is None or mode(folder) == 0o700
+
+def open_files() -> dict[str, str]:
+    """Descriptors of this process, and what each is."""
+    found = {}
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found[number] = os.readlink(f"/proc/self/fd/{number}")
+        except OSError:
+            continue  # the one that lists them
+    return found
 
 
 def test_paths_are_arguments_of_the_sweeper_and_not_its_program(tmp_path: Path) -> None:
