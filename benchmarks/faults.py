@@ -187,7 +187,7 @@ def reap(*_):
 signal.signal(signal.SIGCHLD, reap)
 """
     + at_two("os._exit(3)"),
-    "an exception whose __init__ wants more": "class Own(Exception):\n    def __init__(self, a, b):\n        super().__init__(a)\n"
+    "an exception whose `__init__` wants more": "class Own(Exception):\n    def __init__(self, a, b):\n        super().__init__(a)\n"
     + at_two("raise Own(1, 2)"),
     "an exception that holds a lock": at_two("raise ValueError(threading.Lock())"),
     "a result that does not pickle": at_two("return threading.Lock()"),
