@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from parmap._call import Call
+    from parmap._costs import Known
 
 # Seconds of work that one batch may hold. It bounds what a consumer never sees when it stops
 # early, and how long the loop is asleep. Smaller costs more looks, a microsecond each.
@@ -100,6 +101,10 @@ class Probe:
         each = seconds / count
         # A batch of more than all before it tells more: the first items ran on cold caches.
         self.each = each if 2 * count >= self.items else (self.each + each) / 2
+
+    def trust(self, known: Known) -> None:
+        """Take what an earlier call has weighed."""
+        self.waiting, self.transfer, self.weighed = known.waiting, known.transfer, True
 
     def look(
         self, seconds: float, cpu: float, naps: int, items: Sequence[Any], values: list[Any]
