@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 # results that are ready from the consumer, while the next input is awaited.
 DRAW_SECONDS = 1e-3
 
-# Iterators that answer at once, run no code of the user's, and know how much is left. From these
-# items may be drawn by the batch; from any other, drawing ahead could wait for what the consumer
-# has yet to do.
+# Iterators that answer at once, run no code of the user's, and know how much is left. Drawing ahead
+# from any other could wait for what the consumer has yet to do.
 _SIZED: tuple[Any, ...] = (
     *((), [], "", "\u00e9", b"", bytearray(), range(0), range(2**70), deque()),
     *({}, {}.values(), {}.items(), set(), frozenset()),
@@ -154,8 +153,8 @@ def _hint(source: Iterator[Any]) -> int | None:
 
 
 class _StrictZip:
-    """`zip(*iterators, strict=True)`, whose words of lengths that differ are those of Python 3.14's
-    map. A generator would end with what an iterable raises; `map` asks that one again."""
+    """`zip(*iterators, strict=True)` in the words of Python 3.14's map. A generator would end with
+    what an iterable raises; `map` asks that one again."""
 
     def __init__(self, iterators: Sequence[Iterator[Any]]):
         self._zip = zip(*iterators, strict=True)
