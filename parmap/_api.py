@@ -258,9 +258,7 @@ class _InTurns:
 
 def _batches(call: Call, report: Report) -> Iterator[Iterator[Any]]:
     """One call, front to back: first here, then perhaps in workers, what they cannot do here again.
-
-    Nothing before the first `next` runs any of this, which is what makes `pmap` lazy.
-    """
+    A generator, so nothing runs before the first `next`."""
     report.start()
     probe = report.probe
     if call.plain:

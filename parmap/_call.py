@@ -273,8 +273,8 @@ class Call:
             del error  # see _outcome.raising
 
     def again(self, error: BaseException, index: int, item: Any) -> Any:
-        """An item raised: run it again as often as `retries` allows. Then its exception takes its
-        place: returned if the caller wants that, else raised."""
+        """An item raised: run it again as often as `retries` allows. Then its exception is returned
+        if the caller wants that, else raised."""
         raised: BaseException | None = error
         try:
             for _ in range(self.settings.retries):

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from parmap._executors import ExecutorEngine
     from parmap._flow import Flow
 
-# Seconds the rest must be expected to take before a cold start is thought of at all: no start was
-# ever made up for in less. Smaller reads what is remembered, 0.2 ms, for calls that are over soon.
+# Seconds the rest must be expected to take before a cold start is thought of. Smaller reads what is
+# remembered, 0.2 ms, for calls that are over soon; no start was ever made up for in less.
 WORTH_COLD = 30e-3
 
 # Seconds of items that must have been seen for a plan. Smaller trusts the first few, which run on
@@ -207,8 +207,8 @@ class Decision:
             self._cannot(lost.reason, lost.error)
 
     def _hire(self, workers: int) -> LocalEngine | ExecutorEngine:
-        """Workers for this call. What they need is imported here: a serial call never does. A
-        Ctrl-C waits for that, for half an import would be in the way of every later call."""
+        """Workers for this call, and the imports they need. A Ctrl-C waits for those: half an
+        import would be in the way of every later call."""
         from parmap._quiet import interrupts_deferred
 
         if self._call.settings.executor is not None:

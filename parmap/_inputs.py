@@ -45,31 +45,22 @@ def inputs_of(iterables: Sequence[Iterable[Any]], strict: bool) -> Inputs:
 
 
 class Inputs:
-    """The items of one call, in order, each drawn once.
+    """The items of one call, in order, each drawn once: what `fn` gets, the element of one
+    iterable or the tuple of several."""
 
-    An item is what `fn` gets: the element of one iterable, or the tuple of several.
-
-    Attributes:
-        iterator: for who draws one by one; he counts in `drawn`, and tells of the end.
-        instant: whether items may be drawn by the batch.
-        drawn: how many were taken so far; the index of the next one.
-        slow: whether the last draw took longer than DRAW_SECONDS.
-        exhausted: the shortest iterable has ended.
-        error: what an iterable raised, until someone delivers it in its place.
-    """
-
-    drawn = 0
-    slow = False
-    exhausted = False
-    error: BaseException | None = None
+    drawn = 0  # so far; the index of the next one
+    slow = False  # the last draw took longer than DRAW_SECONDS
+    exhausted = False  # the shortest iterable has ended
+    error: BaseException | None = None  # what one raised, until someone delivers it in its place
 
     def __init__(self, iterator: Iterator[Any], sources: Sequence[Iterator[Any]]):
+        # For who draws one by one; he counts in `drawn`, and tells of the end.
         self.iterator, self._sources = iterator, sources
-        self.instant = _INSTANT.issuperset(map(type, sources))
+        self.instant = _INSTANT.issuperset(map(type, sources))  # may be drawn by the batch
 
     @property
     def finished(self) -> bool:
-        """Nothing is left to take, and nothing to raise."""
+        """Nothing is left to take, or to raise."""
         return self.exhausted and self.error is None
 
     def cut(self, count: int) -> Sequence[Any]:
