@@ -27,10 +27,9 @@ if TYPE_CHECKING:
     T5 = TypeVar("T5")
 
 
+# A chain of batches: iterating costs what iterating a list costs.
 class Results(itertools.chain["T"]):
     """What `pmap` and `pstarmap` return: an iterator, like the one `map` returns.
-
-    It is a chain of batches, so that iterating costs what iterating a list costs.
 
     Attributes:
         report: what was decided and why, and what it came to so far (see `Report`).
@@ -120,10 +119,10 @@ def pmap(
 ) -> Results[Any]:
     """Equals `map(fn, *iterables)`, from all cores where that is sooner.
 
-    The same values in the same order, the same exceptions at the same positions, as lazily. The
-    differences: `fn` may run in another process, so what it changes there stays there; up to about
-    a millisecond of cheap items, or a bounded window of items in workers, is run ahead of the
-    consumer; and a StopIteration raised by `fn` is a RuntimeError, not a silent end.
+    The same values and exceptions in the same order, as lazily. But `fn` may run in another process,
+    and what it changes there stays there; up to about a millisecond of cheap items, or a bounded
+    window of items in workers, is run ahead of the consumer; and a StopIteration raised by `fn` is a
+    RuntimeError, not a silent end.
 
     Args:
         fn: the function. Lambdas and closures are fine; classes of `__main__` keep their identity.
@@ -150,7 +149,7 @@ def pmap(
         initializer: called once in each process that runs items, before the first. Default None.
         initargs: the arguments of `initializer`, a tuple. Default ().
         mp_context: start method name or multiprocessing context. Default None: what the user set
-            for multiprocessing, else "forkserver", else "spawn". "fork" forks workers for this
+            for multiprocessing, else "forkserver", else "spawn". "fork" makes workers for this
             call, which see the caller as it is now.
         executor: run on these workers rather than parmap's own: a `concurrent.futures.Executor`, a
             Dask `Client`, or a Pool with `apply_async` (Ray's, multiprocess'). It is yours: it is
@@ -259,9 +258,7 @@ class _InTurns:
 
 def _batches(call: Call, report: Report) -> Iterator[Iterator[Any]]:
     """One call, front to back: first here, then perhaps in workers, what they cannot do here again.
-
-    Nothing before the first `next` runs any of this, which is what makes `pmap` lazy.
-    """
+    A generator, so nothing runs before the first `next`."""
     report.start()
     probe = report.probe
     if call.plain:

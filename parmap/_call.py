@@ -18,11 +18,8 @@ if TYPE_CHECKING:
     P = TypeVar("P")
 
     class Options(TypedDict, total=False):
-        """The keyword arguments of `pmap` and `pstarmap`. See `Settings`.
-
-        All but `return_exceptions`, which changes the type of the results, and so stands by itself
-        in each overload.
-        """
+        """The keyword arguments of `pmap` and `pstarmap`: `Settings` but `return_exceptions`, which
+        changes the type of the results, and so stands in each overload."""
 
         strict: bool
         parallel: bool | None
@@ -121,12 +118,14 @@ def _environment() -> dict[str, Any]:
     }
 
 
-_WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+_WORDS = {
+    **dict.fromkeys(("1", "true", "yes"), True),
+    **dict.fromkeys(("0", "false", "no"), False),
+    **dict.fromkeys(("auto", "none")),
+}
 
 
 def _truth(name: str, text: str) -> bool | None:
-    if text.lower() in ("auto", "none"):
-        return None
     if text.lower() not in _WORDS:
         raise ValueError(f"{name} must be 1, 0 or auto, not {text!r}")
     return _WORDS[text.lower()]
@@ -238,11 +237,8 @@ def _check_number(name: str, value: Any, least: int, *types: type) -> None:
 
 
 class Call:
-    """One call: the function, how it is applied, its inputs and settings.
-
-    `mapper` is builtin `map` for items that are one argument, `itertools.starmap` for items that
-    are tuples of arguments: the one place where pmap over several iterables, and pstarmap, differ.
-    """
+    """One call: the function, its inputs and settings, and how it is applied: by builtin `map` to
+    items that are one argument, by `itertools.starmap` to those that are tuples of them."""
 
     def __init__(
         self, fn: Callable[..., Any], mapper: Mapper, inputs: Inputs, settings: Settings
@@ -277,8 +273,8 @@ class Call:
             del error  # see _outcome.raising
 
     def again(self, error: BaseException, index: int, item: Any) -> Any:
-        """An item raised: run it again as often as `retries` allows. Then its exception takes its
-        place: returned if the caller wants that, else raised."""
+        """An item raised: run it again as often as `retries` allows. Then its exception is returned
+        if the caller wants that, else raised."""
         raised: BaseException | None = error
         try:
             for _ in range(self.settings.retries):

@@ -1,8 +1,8 @@
 """What was measured before: what workers cost on this machine, and functions in this process.
 
-The machine's costs are kept in a small file in the user's cache directory, so that the first
-decision of a script rests on a measurement too. The file is a convenience: where it is missing,
-old, broken or forbidden, the built-in costs serve, and nobody is told.
+The machine's costs are kept in a small file in the user's cache directory, for the first decision
+of a script. Where it is missing, old, broken or forbidden, the built-in costs serve, and nobody is
+told.
 """
 
 from __future__ import annotations
@@ -11,41 +11,45 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
 from functools import partial
 from types import MethodType
-from typing import Any, NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
 
-class Costs(NamedTuple):
-    """Seconds that workers cost on this machine. The defaults are this project's own machine.
+# Not a NamedTuple: typing takes 3 ms to import, in a call that may well stay serial.
+class Costs:
+    """Seconds that workers cost on this machine. The defaults are this project's own machine."""
 
-    Attributes:
-        start: the caller is busy with a first parallel call: imports, asking for workers.
-        boot: after that, until the first new worker has answered; the caller goes on meanwhile.
-        hire: one more worker than the first two.
-        call: fixed cost of a call on warm workers, there and back.
-        chunk: one more chunk, on both sides of the wall.
-        crowding: not seconds, but how many times longer an item computes while all cores are busy;
-            cores that share a processor's units, or a cache, get into each other's way.
-    """
-
-    start: float = 0.018
-    boot: float = 0.030
-    hire: float = 0.002
-    call: float = 0.3e-3
-    chunk: float = 40e-6
+    start: float = 0.018  # the caller is busy with a first call: imports, asking for workers
+    boot: float = 0.030  # after that, until a new worker has answered; the caller goes on meanwhile
+    hire: float = 0.002  # one more worker than the first two
+    call: float = 0.3e-3  # fixed cost of a call on warm workers, there and back
+    chunk: float = 40e-6  # one more chunk, on both sides of the wall
+    # Not seconds, but how many times longer an item computes while all cores are busy; cores that
+    # share a processor's units, or a cache, get into each other's way.
     crowding: float = 1.1
 
+    def __init__(self, *seconds: float, **named: float):
+        vars(self).update(zip(Costs.__annotations__, seconds, strict=False), **named)
 
-# Share of a new measurement in what is remembered. Smaller learns slowly; larger believes a moment
-# in which the machine was busy.
+    def __iter__(self) -> Iterator[float]:
+        return (getattr(self, name) for name in Costs.__annotations__)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Costs) and [*self] == [*other]
+
+
+# Share of a new measurement in what is remembered. Smaller learns slowly; larger believes a busy
+# moment.
 LEARNING = 0.3
 
-# A measurement is believed up to this many times more, or less, than what is remembered.
+# A measurement is believed up to this many times more, or less, than what is remembered; and that
+# is at most so many times more, or less, than what is built in.
 MOST_CHANGE = 3.0
-
-# What is remembered is at most this many times more, or less, than what is built in.
 FARTHEST = 8.0
 
 # Crowding that is believed at the most; two workers then still do 1.18 times the work of one.
@@ -54,9 +58,8 @@ MOST_CROWDING = 1.7
 # Seconds after which the file is out of date: machines get other neighbours and interpreters.
 FILE_SECONDS = 30 * 86_400
 
-# How many times more or less a cost must have become to be written again, and the seconds that must
-# have passed. Smaller writes after every call, at 0.5 ms; larger leaves the next process with what
-# is no longer so.
+# How many times more or less a cost must have become to be written again, and seconds that must
+# have passed. Smaller writes after every call, at 0.5 ms; larger leaves the next process behind.
 NEWS = 1.1
 WRITE_SECONDS = 30.0
 
@@ -73,33 +76,34 @@ def costs() -> Costs:
     """What is known of this machine: from the file at first, then from what was measured since."""
     global _costs, _written
     if _costs is None:
-        found = _read(_path())
-        _costs = _written = found or Costs()
+        _costs = _written = _read(_path()) or Costs()
     return _costs
 
 
 def measured(**seconds: float) -> None:
     """Take a measurement into account: `measured(boot=0.06)`."""
     global _costs
-    known, built_in = costs()._asdict(), Costs()._asdict()
+    known = dict(zip(Costs.__annotations__, costs(), strict=True))
     for name, value in seconds.items():
-        value = min(max(value, known[name] / MOST_CHANGE), known[name] * MOST_CHANGE)
-        learned = known[name] + LEARNING * (value - known[name])
+        old, built_in = known[name], getattr(Costs, name)
+        value = min(max(value, old / MOST_CHANGE), old * MOST_CHANGE)
+        learned = old + LEARNING * (value - old)
         # Never so much that no call would be parallel any more, and nothing be measured again.
-        known[name] = min(max(learned, built_in[name] / FARTHEST), built_in[name] * FARTHEST)
+        known[name] = min(max(learned, built_in / FARTHEST), built_in * FARTHEST)
     _costs = Costs(**known)
 
 
 def crowded(ratio: float) -> None:
-    """Take into account that items took so many times longer in workers than alone. Bounded: two
-    workers are always worth something, or nothing would be measured again."""
+    """Take into account that items took so many times longer in workers than alone. Bounded, or
+    workers would be worth nothing, and nothing be measured again."""
     measured(crowding=min(max(ratio, 1.0), MOST_CROWDING))
 
 
 def remember() -> None:
     """Write what was measured for the next process, where it is news."""
     late = time.monotonic() > _written_at + WRITE_SECONDS
-    if late and any(map(_is_news, costs(), _written)):
+    pairs = zip(costs(), _written, strict=True)
+    if late and any(not old / NEWS < new < old * NEWS for new, old in pairs):
         write()
 
 
@@ -116,10 +120,6 @@ def write() -> None:
         os.replace(temporary, path)  # whole or not at all, whoever else writes
     except OSError:
         return  # the next process takes the built-in costs, and measures again
-
-
-def _is_news(new: float, old: float) -> bool:
-    return not old / NEWS < new < old * NEWS
 
 
 def forget() -> None:
@@ -149,21 +149,20 @@ def _read(path: str) -> Costs | None:
         with open(path, encoding="ascii") as file:
             version, *words = file.read(1000).split()
         found = Costs(*map(float, words))
-    except (OSError, ValueError, TypeError):  # missing, forbidden; not numbers; too many
+    except (OSError, ValueError):  # missing, forbidden; not numbers
         return None
     usable = all(math.isfinite(value) and 0 < value < 60 for value in found)
-    return found if usable and version == str(_VERSION) and len(words) == len(found) else None
+    return found if usable and version == str(_VERSION) and len(words) == len([*found]) else None
 
 
 # ------------------------------------------------------------------ functions, in this process
 
 
-class Known(NamedTuple):
+class Known:
     """What items of a function took in an earlier call: as in `_probe.Probe`."""
 
-    each: float
-    waiting: float
-    transfer: float
+    def __init__(self, each: float, waiting: float, transfer: float):
+        self.each, self.waiting, self.transfer = each, waiting, transfer
 
 
 _functions: dict[Any, Known] = {}
@@ -181,7 +180,7 @@ _BUILTIN = (type(len), type(str.upper), type)
 
 
 def known(fn: Callable[..., Any]) -> Known | None:
-    """What is known of this function from earlier calls."""
+    """What earlier calls have shown of this function."""
     return _functions.get(key_of(fn)) if _functions else None
 
 

@@ -12,8 +12,8 @@ from parmap._plan import in_words
 
 T = TypeVar("T")
 
-# Seconds that one way may take at one count; the next count would take twice that. Smaller ends
-# before cheap functions have crossed; larger keeps a person waiting.
+# Seconds that one way may take at one count; the next takes twice that. Smaller ends before cheap
+# functions have crossed; larger keeps a person waiting.
 LONGEST_SECONDS = 0.5
 
 # A count is measured this often, and the shortest time kept: what disturbs only ever adds.
@@ -100,10 +100,10 @@ class Crossover(NamedTuple):
             raise ImportError(message) from error
         if ax is None:
             _, ax = plt.subplots(layout="constrained")
-        counts = [row.items for row in self.rows]
-        ax.loglog(counts, [row.serial for row in self.rows], "o-", label="serial")
-        ax.loglog(counts, [row.parallel for row in self.rows], "s-", label="parallel, warm")
-        first = [row.parallel + self.start for row in self.rows]
+        counts, serial, parallel = zip(*self.rows, strict=True)
+        ax.loglog(counts, serial, "o-", label="serial")
+        ax.loglog(counts, parallel, "s-", label="parallel, warm")
+        first = [seconds + self.start for seconds in parallel]
         ax.loglog(counts, first, ":", label="parallel, first call")
         if self.crossing is not None:
             ax.axvline(self.crossing, color="0.6", linewidth=1)
@@ -138,35 +138,31 @@ def crossover(fn: Callable[[T], object], item: T) -> Crossover:
     """
     name = getattr(fn, "__qualname__", None) or repr(fn)
     workers, _ = _machine.usable_cores()
-    start = _seconds(lambda: list(pmap(fn, [item], parallel=True, max_workers=workers)))
+    start = _seconds(lambda: list(pmap(fn, [item], parallel=True, max_workers=workers)), 1)
     rows: list[Row] = []
     count = 1
-    while not rows or (max(rows[-1][1:]) < LONGEST_SECONDS and not _settled(rows)):
+    while not rows or (max(rows[-1][1:]) < LONGEST_SECONDS and not _settled(rows[-3:])):
         rows.append(_row(fn, [item] * count, workers))
         count *= 2
     return Crossover(name, tuple(rows), max(0.0, start - rows[0].parallel), workers)
 
 
-def _settled(rows: list[Row]) -> bool:
+def _settled(last: list[Row]) -> bool:
     """Parallel was ahead three times in a row, and clearly in the last."""
-    last = rows[-3:]
-    return (
-        len(last) == 3
-        and all(row.parallel < row.serial for row in last)
-        and (last[-1].parallel < 0.75 * last[-1].serial)
-    )
+    ahead = all(row.parallel < row.serial for row in last)
+    return len(last) == 3 and ahead and last[-1].parallel < 0.75 * last[-1].serial
 
 
 def _row(fn: Callable[[Any], Any], items: list[Any], workers: int) -> Row:
-    serial = min(_seconds(lambda: list(map(fn, items))) for _ in range(TRIES))
-    parallel = min(
-        _seconds(lambda: list(pmap(fn, items, parallel=True, max_workers=workers)))
-        for _ in range(TRIES)
-    )
+    serial = _seconds(lambda: list(map(fn, items)))
+    parallel = _seconds(lambda: list(pmap(fn, items, parallel=True, max_workers=workers)))
     return Row(len(items), serial, parallel)
 
 
-def _seconds(run: Callable[[], object]) -> float:
-    began = perf_counter()
-    run()
-    return perf_counter() - began
+def _seconds(run: Callable[[], object], tries: int = TRIES) -> float:
+    times = []
+    for _ in range(tries):
+        began = perf_counter()
+        run()
+        times.append(perf_counter() - began)
+    return min(times)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
 
 from parmap import _costs, _machine, _plan
 from parmap._call import NO_WORKERS, Call, start_method
@@ -17,15 +15,18 @@ from parmap._probe import Probe, run_here
 from parmap._progress import Progress
 from parmap._report import Report
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
     from parmap._engine import LocalEngine
     from parmap._executors import ExecutorEngine
     from parmap._flow import Flow
 
-# Seconds the rest must be expected to take before a cold start is thought of at all: no start was
-# ever made up for in less. Smaller reads what is remembered, 0.2 ms, for calls that are over soon.
+# Seconds the rest must be expected to take before a cold start is thought of. Smaller reads what is
+# remembered, 0.2 ms, for calls that are over soon; no start was ever made up for in less.
 WORTH_COLD = 30e-3
-
 
 # Seconds of items that must have been seen for a plan. Smaller trusts the first few, which run on
 # cold caches, ten times as long as the others; larger delays work that could be shared.
@@ -35,72 +36,63 @@ SEEN_SECONDS = 100e-6
 # plans, at 40 us each, that say the same; larger leaves work here that got dearer.
 LOOK_SECONDS = 0.5e-3
 
-# How many times longer than it was moved before an item must take to be moved without a second
-# thought. Smaller trusts what was measured on a few items; larger weighs again, for 0.1 ms.
+# How many times longer than moving it took before an item must take to be moved unweighed. Smaller
+# trusts what was measured on a few items; larger weighs again, for 0.1 ms.
 NO_MATTER = 20
 
 
 class Decision:
     """What is known and decided for one call, while it runs."""
 
-    _plan: Plan | None = None
+    _plan = Plan(0, 0, "")
     _engine: LocalEngine | ExecutorEngine | None = None
     _flow: Flow | None = None
     _final = False  # nothing more will change the plan
     _next_look = SEEN_SECONDS  # seconds of items to be done before the next plan is made
 
     def __init__(self, call: Call, report: Report):
-        self._call = call
-        self._report = report
-        self._probe = report.probe
+        self._call, self._report, self._probe = call, report, report.probe
         self._progress = Progress(call.settings.progress, call.inputs.total)
 
     @property
     def parallel(self) -> bool:
-        return self._plan is not None and self._plan.parallel
+        return self._plan.parallel
 
     # ------------------------------------------------------------------ here
 
     def run_here(self) -> Iterator[Iterator[Any]]:
         """Run items in this process, while there is no reason to do otherwise."""
-        pinned = self._call.settings.parallel
-        if pinned is False:
-            self._decide(Plan(False, 0, 2, "parallel=False"))
-        elif pinned and not self._final:
-            self._decide(self._make_plan(_seen(self._probe)))
+        s = self._call.settings
+        if s.parallel is False:
+            self._decide(Plan(0, 2, "parallel=False"))
+        elif s.parallel and not self._final:
+            self._decide(self._make_plan(self._probe))
         elif not self._final:
             self._plan_from_memory()
         if self.parallel:
             return
-        self._initialize_here()
+        if s.initializer is not None and not self._probe.items:
+            s.initializer(*s.initargs)  # wherever items run: results must not tell where that was
         yield from run_here(self._call, self._probe, self._stay)
 
     def _plan_from_memory(self) -> None:
         """Go to workers at once where an earlier call of this function says that it is worth it.
         Where it does not, what this call's own items say counts alone."""
-        known = _costs.known(self._call.fn)
-        left = self._call.inputs.left()
-        if self._call.settings.initializer is not None:
+        s, left, known = self._call.settings, self._call.inputs.left(), _costs.known(self._call.fn)
+        if s.initializer is not None:
             return  # it has to run here first, for here items may run as well
-        if not self._warm() and self._call.settings.executor is None:
+        if not self._warm() and s.executor is None:
             return  # a start is worth a first item, which says whether it still takes as long
         if known is None or left is None or left * known.each < self._worth():
             return
         plan = self._make_plan(known)
         if plan.parallel:
-            self._probe.each, self._probe.waiting, self._probe.transfer = known
-            self._probe.weighed = True
+            self._probe.each = known.each
+            self._probe.trust(known)
             self._decide(plan)
 
-    def _initialize_here(self) -> None:
-        """An initializer runs wherever items run: results must not tell where that was."""
-        s = self._call.settings
-        if s.initializer is not None and not self._probe.items:
-            s.initializer(*s.initargs)
-
     def _worth(self) -> float:
-        """Seconds that must be left for a plan to be worth making: no parallel call is shorter than
-        what it has to wait for."""
+        """Seconds that must be left for a plan to be worth making: what a call waits for anyway."""
         if self._call.settings.executor is not None:
             return WORTH_COLD
         if self._warm():
@@ -120,7 +112,7 @@ class Decision:
         if not probe.weighed and not self._weighed_before():
             probe.closer = True  # look at the next items more closely, then come back
             return True
-        plan = self._make_plan(_seen(probe))
+        plan = self._make_plan(probe)
         if not plan.parallel:
             if self._next_look == SEEN_SECONDS:  # the first reason is about most of the call
                 self._report.reason = plan.reason
@@ -135,7 +127,7 @@ class Decision:
         known, probe = _costs.known(self._call.fn), self._probe
         if known is None or probe.each < NO_MATTER * known.transfer:
             return False
-        probe.waiting, probe.transfer, probe.weighed = known.waiting, known.transfer, True
+        probe.trust(known)
         return True
 
     def _decide(self, plan: Plan) -> None:
@@ -143,7 +135,7 @@ class Decision:
         self._final = not plan.parallel
         self._report.reason = plan.reason
 
-    def _make_plan(self, items: _costs.Known) -> Plan:
+    def _make_plan(self, items: _costs.Known | Probe) -> Plan:
         """The plan; what workers have to import is asked only where they are worth it otherwise."""
         facts = self._gather(items)
         plan = _plan.make_plan(facts)
@@ -154,20 +146,18 @@ class Decision:
         loading = import_seconds(self._call.fn, self._warm() > 0)
         return _plan.make_plan(facts._replace(loading=loading)) if loading else plan
 
-    def _gather(self, items: _costs.Known) -> Facts:
+    def _gather(self, items: _costs.Known | Probe) -> Facts:
         """Everything the plan needs, measured now or before."""
-        call, probe = self._call, self._probe
-        cores, _ = _machine.usable_cores()
-        memory = _machine.available_bytes()
+        call, memory = self._call, _machine.available_bytes()
         facts = Facts(
-            done=probe.items,
+            done=self._probe.items,
             left=call.inputs.left(),
             seconds_per_item=items.each,
             waiting=items.waiting,
             transfer_per_item=items.transfer,
             costs=_costs.costs(),
             warm=self._warm(),
-            cores=cores,
+            cores=_machine.usable_cores()[0],
             missed=_costs.missed(),
             most_workers=call.settings.max_workers,
             memory_workers=None if memory is None else max(1, memory // _machine.WORKER_BYTES),
@@ -199,7 +189,6 @@ class Decision:
 
     def run_in_workers(self) -> Iterator[Iterator[Any]]:
         """Hand the rest to workers; leaves what they could not do in the inputs."""
-        assert self._plan is not None
         if self._call.inputs.finished:
             return
         began = time.perf_counter()
@@ -223,14 +212,14 @@ class Decision:
         yield from self._flow.batches()
         self._report.bytes_moved += self._engine.bytes_moved
         lost = self._flow.unavailable
-        if lost is not None and self._call.insists:
-            raise lost.error
         if lost is not None:
+            if self._call.insists:
+                raise lost.error
             self._cannot(lost.reason, lost.error)
 
     def _hire(self, workers: int) -> LocalEngine | ExecutorEngine:
-        """Workers for this call. What they need is imported here: a serial call never does. A
-        Ctrl-C waits for that, for half an import would be in the way of every later call."""
+        """Workers for this call, and the imports they need. A Ctrl-C waits for those: half an
+        import would be in the way of every later call."""
         from parmap._quiet import interrupts_deferred
 
         if self._call.settings.executor is not None:
@@ -254,10 +243,9 @@ class Decision:
         warning unless the function itself is the reason."""
         if self._call.settings.parallel:
             raise error
-        self._decide(Plan(False, 0, 1, reason))
-        if quietly:
-            return
-        warnings.warn(f"parmap runs this call serially: {reason}", RuntimeWarning, stacklevel=5)
+        self._decide(Plan(0, 1, reason))
+        if not quietly:
+            warnings.warn(f"parmap runs this call serially: {reason}", RuntimeWarning, stacklevel=5)
 
     # ------------------------------------------------------------------ the end
 
@@ -265,9 +253,9 @@ class Decision:
         """The call is over, whichever way. After Ctrl-C nothing may go on in the background."""
         if sys.is_finalizing():
             return  # nothing can be imported any more; workers and files end after this process
-        if self._engine is not None and not self._engine.ours():
-            return  # a forked copy of the caller: the call goes on where it began
         if self._engine is not None:
+            if not self._engine.ours():
+                return  # a forked copy of the caller: the call goes on where it began
             self._close_engine(self._engine, interrupted=isinstance(error, KeyboardInterrupt))
         self._report.end(self._call.fn)
         self._progress.close(self._report.items)
@@ -285,18 +273,18 @@ class Decision:
 
     def _learn(self) -> None:
         """Keep for later calls what this one has shown."""
-        probe, each = self._probe, self._report.seconds_per_item
+        probe, each, fn = self._probe, self._report.seconds_per_item, self._call.fn
+        local = self._call.settings.executor is None
         if self._flow is not None:
-            if self._call.settings.executor is None:
+            if local:
                 self._report.learn_crowding()
                 self._learn_imports()
             _costs.remember()
-        seen = _seen(probe) if probe.weighed else _costs.known(self._call.fn)
+        seen = probe if probe.weighed else _costs.known(fn)
         if each and seen is not None and not probe.obstacle:
-            _costs.keep(self._call.fn, seen._replace(each=each))
+            _costs.keep(fn, _costs.Known(each, seen.waiting, seen.transfer))
         if self._flow is None and self._call.settings.parallel is None and not self._final:
             gain = probe.items * (each - probe.transfer) / 2  # with two workers, at the least
-            local = self._call.settings.executor is None
             if gain > _costs.Costs().call and local and not self._warm():
                 _costs.miss(gain)
 
@@ -305,8 +293,3 @@ class Decision:
 
         if self._report.items > self._report.items_here:
             imported(self._call.fn)
-
-
-def _seen(probe: Probe) -> _costs.Known:
-    """What the items that ran here have shown."""
-    return _costs.Known(probe.each, probe.waiting, probe.transfer)

@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 # results that are ready from the consumer, while the next input is awaited.
 DRAW_SECONDS = 1e-3
 
-# Iterators that answer at once, run no code of the user's, and know how much is left. From these
-# items may be drawn by the batch; from any other, drawing ahead could wait for what the consumer
-# has yet to do.
+# Iterators that answer at once, run no code of the user's, and know how much is left. Drawing ahead
+# from any other could wait for what the consumer has yet to do.
 _SIZED: tuple[Any, ...] = (
     *((), [], "", "\u00e9", b"", bytearray(), range(0), range(2**70), deque()),
     *({}, {}.values(), {}.items(), set(), frozenset()),
@@ -46,31 +45,22 @@ def inputs_of(iterables: Sequence[Iterable[Any]], strict: bool) -> Inputs:
 
 
 class Inputs:
-    """The items of one call, in order, each drawn once.
+    """The items of one call, in order, each drawn once: what `fn` gets, the element of one
+    iterable or the tuple of several."""
 
-    An item is what `fn` gets: the element of one iterable, or the tuple of several.
-
-    Attributes:
-        iterator: for who draws one by one; he counts in `drawn`, and tells of the end.
-        instant: whether items may be drawn by the batch.
-        drawn: how many were taken so far; the index of the next one.
-        slow: whether the last draw took longer than DRAW_SECONDS.
-        exhausted: the shortest iterable has ended.
-        error: what an iterable raised, until someone delivers it in its place.
-    """
-
-    drawn = 0
-    slow = False
-    exhausted = False
-    error: BaseException | None = None
+    drawn = 0  # so far; the index of the next one
+    slow = False  # the last draw took longer than DRAW_SECONDS
+    exhausted = False  # the shortest iterable has ended
+    error: BaseException | None = None  # what one raised, until someone delivers it in its place
 
     def __init__(self, iterator: Iterator[Any], sources: Sequence[Iterator[Any]]):
+        # For who draws one by one; he counts in `drawn`, and tells of the end.
         self.iterator, self._sources = iterator, sources
-        self.instant = _INSTANT.issuperset(map(type, sources))
+        self.instant = _INSTANT.issuperset(map(type, sources))  # may be drawn by the batch
 
     @property
     def finished(self) -> bool:
-        """Nothing is left to take, and nothing to raise."""
+        """Nothing is left to take, or to raise."""
         return self.exhausted and self.error is None
 
     def cut(self, count: int) -> Sequence[Any]:
@@ -154,8 +144,8 @@ def _hint(source: Iterator[Any]) -> int | None:
 
 
 class _StrictZip:
-    """`zip(*iterators, strict=True)`, whose words of lengths that differ are those of Python 3.14's
-    map. A generator would end with what an iterable raises; `map` asks that one again."""
+    """`zip(*iterators, strict=True)` in the words of Python 3.14's map. A generator would end with
+    what an iterable raises; `map` asks that one again."""
 
     def __init__(self, iterators: Sequence[Iterator[Any]]):
         self._zip = zip(*iterators, strict=True)

@@ -6,11 +6,14 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator
 from functools import lru_cache
 
-# Bytes a worker is assumed to need before it holds any data: an interpreter with numpy. Smaller
-# would fill a small machine with processes; larger would leave cores idle on one.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# Bytes of a worker without any data: an interpreter with numpy. Smaller would fill a small machine
+# with processes; larger would leave its cores idle.
 WORKER_BYTES = 64 * 2**20
 
 
@@ -47,11 +50,19 @@ def _moment() -> int:
 
 @lru_cache(maxsize=4)
 def _available(root: str, _: int) -> int | None:
-    found = [bytes_left for _, bytes_left in _memory_left(root)]
-    text = _read(os.path.join(root, "proc/meminfo"))
-    for line in text.splitlines():
+    found = []
+    for line in _read(os.path.join(root, "proc/meminfo")).splitlines():
         if line.startswith("MemAvailable:"):
             found.append(int(line.split()[1]) * 1024)
+    for folder in _with_ancestors(root):
+        for limit, usage in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            most = _read(os.path.join(folder, limit)).strip()
+            used = _read(os.path.join(folder, usage)).strip()
+            if most.isdigit() and used.isdigit() and int(most) < sys.maxsize // 2:
+                found.append(max(0, int(most) - int(used)))
     return min(found, default=None)
 
 
@@ -77,12 +88,10 @@ def _groups(root: str) -> tuple[tuple[str, str], ...]:
 def _with_ancestors(root: str) -> Iterator[str]:
     """Folders of this process's control groups and of every group above them."""
     for mount, group in _groups(root):
-        # Inside a container the mount shows the own group as its root, whatever its name says; so
-        # the root is always looked at.
         while group:
             yield os.path.join(mount, group)
             group = os.path.dirname(group)
-        yield mount
+        yield mount  # in a container this is the own group, whatever its name says
 
 
 @lru_cache(maxsize=4)
@@ -99,19 +108,6 @@ def _quota(root: str, _: int) -> float | None:
         if len(words) == 2 and words[0] not in ("max", "-1"):
             found.append(int(words[0]) / int(words[1]))
     return min(found, default=None)
-
-
-def _memory_left(root: str) -> Iterator[tuple[str, int]]:
-    """(folder, bytes left) of each group that limits memory."""
-    for folder in _with_ancestors(root):
-        for limit, usage in (
-            ("memory.max", "memory.current"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-        ):
-            most = _read(os.path.join(folder, limit)).strip()
-            used = _read(os.path.join(folder, usage)).strip()
-            if most.isdigit() and used.isdigit() and int(most) < sys.maxsize // 2:
-                yield folder, max(0, int(most) - int(used))
 
 
 def _read(path: str) -> str:

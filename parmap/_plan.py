@@ -7,73 +7,67 @@ are numbered; `tests/test_plan.py` uses the same numbers.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
-from parmap._costs import Costs
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
-# Workers for functions that wait (sleep, read a network) rather than compute: at the most this
-# many. Fewer would leave waiting work slow; more cost memory, 10 MB and 5 ms each.
+    from parmap._costs import Costs
+
+# Workers at the most for functions that wait (sleep, read a network) rather than compute. Fewer
+# leave waiting work slow; more cost 10 MB and 5 ms each.
 MOST_WAITING_WORKERS = 32
 
-# Share of waiting above which a function is taken for a waiting one. Below it, noise in the
-# clocks of a busy machine would hire workers for nothing.
+# Share of waiting above which a function is taken for a waiting one. Smaller hires workers for
+# noise in the clocks of a busy machine; larger leaves waiting work to as many as there are cores.
 WAITING_SHARE = 0.3
 
-# How much shorter parallel must be than serial before it is chosen. At 1 every wrong estimate
-# costs; lower, and work that would gain a little stays serial. From benchmarks/no_regret.py.
+# Parallel over serial seconds below which parallel is chosen. At 1 every wrong estimate costs;
+# lower, and work that would gain a little stays serial. From benchmarks/no_regret.py.
 MARGIN = 0.92
 
-# Seconds of work a chunk is cut to. A chunk costs 25 to 100 us in the caller, and takes a core from
-# a worker for as long; so this keeps the overhead below 1 %. Smaller raises that, larger leaves
-# items behind a slow one in the same chunk. From benchmarks/no_regret.py and schedules.py.
+# Seconds of work a chunk is cut to. It costs 25 to 100 us of a core, below 1 %. Smaller raises
+# that; larger leaves items behind a slow one. From benchmarks/no_regret.py and schedules.py.
 CHUNK_SECONDS = 10e-3
 
-# Seconds of work in a chunk for each worker there is, at the least: a caller that needs 25 us for
-# a chunk is then busy half of its time. Smaller, and hundreds of workers wait for their caller;
-# larger chunks end apart. From benchmarks/simulate.py.
+# Seconds of work in a chunk for each worker there is, at the least: a caller that needs 25 us a
+# chunk is then busy half of its time. Smaller, and hundreds of workers wait for it; larger chunks
+# end apart. From benchmarks/simulate.py.
 CALLER_SECONDS = 50e-6
 
-# Seconds that the caller is busy with an item that goes to a worker, however little there is to
-# move: it is drawn, kept, and handed out again. Smaller sends items of some ten nanoseconds away,
-# which takes three times as long; larger keeps items of a microsecond here. A million `abs` with
-# parallel=True take 0.1 s (benchmarks/overhead.py).
+# Seconds that the caller needs to draw, keep and hand out an item that goes to a worker. Smaller
+# sends items of some ten nanoseconds away, which takes three times as long; larger keeps items of
+# a microsecond here. A million `abs` with parallel=True take 0.1 s (benchmarks/overhead.py).
 HANDLING_SECONDS = 90e-9
 
-# Chunks that the rest of the work is cut into at least, per worker: factoring, which sends half of
-# what remains in each round (Hummel, Schonberg, Flynn, CACM 35(8), 1992).
+# Chunks per worker that the rest is cut into at least: factoring, which sends half of what remains
+# in each round (Hummel, Schonberg, Flynn, CACM 35(8), 1992).
 TAPER = 2
 
 
-class Facts(NamedTuple):
-    """What is known when a plan is made. All seconds were measured, here or before.
+class Facts:
+    """What is known when a plan is made. All seconds were measured, here or before."""
 
-    Attributes:
-        done: items run so far; left: items that remain, None where the input does not say.
-        seconds_per_item: of one item; waiting: the share of it that used no processor.
-        transfer_per_item: processor seconds to move an item there and its result back, both sides.
-        costs: of workers on this machine; warm: workers that are there already.
-        missed: seconds that earlier calls would have saved with warm workers.
-        cores: that may be used; most_workers: the caller's `max_workers`, or None.
-        memory_workers: as many as memory has room for, or None.
-        loading: seconds that workers will take to import what the function needs.
-        pinned: the caller's `parallel`.
-        obstacle: why there can be no workers, or "".
-    """
-
-    done: int
-    left: int | None
+    done: int  # items run so far
+    left: int | None  # items that remain, where the input says so
     seconds_per_item: float
-    waiting: float
-    transfer_per_item: float
+    waiting: float  # the share of it that used no processor
+    transfer_per_item: float  # processor seconds to move it and its result, on both sides
     costs: Costs
-    warm: int
-    cores: int
-    missed: float = 0.0
-    most_workers: int | None = None
-    memory_workers: int | None = None
-    loading: float = 0.0
-    pinned: bool | None = None
-    obstacle: str = ""
+    warm: int  # workers that are there already
+    cores: int  # that may be used
+    missed: float = 0.0  # seconds that earlier calls would have saved with warm workers
+    most_workers: int | None = None  # the caller's `max_workers`
+    memory_workers: int | None = None  # as many as memory has room for
+    loading: float = 0.0  # seconds that workers take to import what the function needs
+    pinned: bool | None = None  # the caller's `parallel`
+    obstacle: str = ""  # why there can be no workers
+
+    def __init__(self, **facts: Any):
+        vars(self).update(facts)
+
+    def _replace(self, **changes: Any) -> Facts:
+        return Facts(**{**vars(self), **changes})
 
     @property
     def expected(self) -> int:
@@ -81,23 +75,12 @@ class Facts(NamedTuple):
         return self.done if self.left is None else self.left
 
 
-class Plan(NamedTuple):
-    """What to do with the rest of a call.
+class Plan:
+    """What to do with the rest of a call: how many workers to use (0 is serial), and why: the
+    number of the case in `make_plan`, and its reason in words."""
 
-    Attributes:
-        parallel: whether to use workers.
-        workers: how many; 0 when serial.
-        case: the number of the case in `make_plan`.
-        reason: the case in words.
-        serial_seconds, parallel_seconds: what the rest is expected to take each way.
-    """
-
-    parallel: bool
-    workers: int
-    case: int
-    reason: str
-    serial_seconds: float = 0.0
-    parallel_seconds: float = 0.0
+    def __init__(self, workers: int, case: int, reason: str):
+        self.parallel, self.workers, self.case, self.reason = workers > 0, workers, case, reason
 
 
 def make_plan(f: Facts) -> Plan:
@@ -110,19 +93,24 @@ def make_plan(f: Facts) -> Plan:
     5. Parallel is not clearly shorter: serial.
     6. Parallel.
     """
-    workers = choose_workers(f)
-    serial, parallel = f.expected * f.seconds_per_item, _parallel(f, workers)
     if f.obstacle:
-        return Plan(False, 0, 1, f.obstacle, serial, parallel)
+        return Plan(0, 1, f.obstacle)
     if f.pinned is False:
-        return Plan(False, 0, 2, "parallel=False", serial, parallel)
+        return Plan(0, 2, "parallel=False")
+    workers = choose_workers(f)
     if f.pinned:
-        return Plan(True, workers, 3, "parallel=True", serial, parallel)
+        return Plan(workers, 3, "parallel=True")
     if workers < 2:
-        return Plan(False, 0, 4, "there is one worker at the most", serial, parallel)
+        return Plan(0, 4, "there is one worker at the most")
+    serial, parallel = f.expected * f.seconds_per_item, _parallel(f, workers)
+    count = f"{f.expected} items left" if f.left is not None else f"perhaps {f.expected} items left"
+    reason = (
+        f"{count} at {in_words(f.seconds_per_item)} each: "
+        f"serial {in_words(serial)}, parallel {in_words(parallel)}"
+    )
     if parallel > MARGIN * serial:
-        return Plan(False, 0, 5, _comparison(f, serial, parallel), serial, parallel)
-    return Plan(True, workers, 6, _comparison(f, serial, parallel), serial, parallel)
+        return Plan(0, 5, reason)
+    return Plan(workers, 6, reason)
 
 
 def choose_workers(f: Facts) -> int:
@@ -131,10 +119,8 @@ def choose_workers(f: Facts) -> int:
     Never more than items left, or than memory holds.
     """
     limits = [limit for limit in (f.left, f.memory_workers) if limit is not None]
-    if f.most_workers is not None:
-        return max(1, min([f.most_workers, *limits]))
-    if f.waiting <= WAITING_SHARE:
-        return max(1, min([f.cores, *limits]))
+    if f.most_workers is not None or f.waiting <= WAITING_SHARE:
+        return max(1, min([f.most_workers or f.cores, *limits]))
     busy = max(1.0 - f.waiting, f.cores / MOST_WAITING_WORKERS)
     most = max(1, min([MOST_WAITING_WORKERS, math.ceil(f.cores / busy), *limits]))
     return min(range(min(f.cores, most), most + 1), key=lambda workers: _parallel(f, workers))
@@ -157,16 +143,15 @@ def _parallel(f: Facts, workers: int) -> float:
     left = f.expected - here
     if left <= 0:
         return start + f.expected * each + slow * min(loading, f.expected * each)
-    moved = left * f.transfer_per_item
-    busy = moved / 2 + left * HANDLING_SECONDS
-    work = left * each + moved + left * HANDLING_SECONDS
+    moved, handled = left * f.transfer_per_item, left * HANDLING_SECONDS
+    work = left * each + moved + handled
     crowding = 1.0 if f.waiting > WAITING_SHARE or workers == 1 else f.costs.crowding
     speed = max(1.0, min(workers, f.cores / max(1.0 - f.waiting, 1e-9)) / crowding)
     together = (work + work / CHUNK_SECONDS * f.costs.chunk) / speed
     rounds = math.ceil(left / workers) * each
     hire = f.costs.hire * max(0, hired)
     up = start + here * each + slow * loading
-    return up + hire + f.costs.call + max(together, rounds, busy)
+    return up + hire + f.costs.call + max(together, rounds, moved / 2 + handled)
 
 
 def _less(prices: list[float], paid: float) -> list[float]:
@@ -178,23 +163,13 @@ def _less(prices: list[float], paid: float) -> list[float]:
     return left
 
 
-def _comparison(f: Facts, serial: float, parallel: float) -> str:
-    count = f"{f.expected} items left" if f.left is not None else f"perhaps {f.expected} items left"
-    return (
-        f"{count} at {in_words(f.seconds_per_item)} each: "
-        f"serial {in_words(serial)}, parallel {in_words(parallel)}"
-    )
-
-
 # Seconds of work in a chunk for each second that it costs an executor of the user's. Smaller wastes
-# that share of every worker; larger leaves less to share out at the end. From
-# benchmarks/executors.py.
+# that share of every worker; larger leaves less to share out. From benchmarks/executors.py.
 CHUNK_WORTH = 25
 
-
 # Seconds of work in a chunk at the least, also at the end. A chunk keeps caller and worker busy for
-# 40 us, and longer where both have to be woken on cores that have other work. Smaller sends ever
-# smaller chunks; larger lets the last worker end that much later. From benchmarks/no_regret.py.
+# 40 us, longer where they have to be woken. Smaller sends ever smaller chunks; larger lets the last
+# worker end that much later. From benchmarks/no_regret.py.
 LEAST_SECONDS = 300e-6
 
 

@@ -23,18 +23,19 @@ if TYPE_CHECKING:
     from typing import Any
 
     from parmap._call import Call
+    from parmap._costs import Known
 
-# Seconds of work that one batch may hold. It bounds what a consumer never sees when it stops
-# early, and how long the loop is asleep. Smaller costs more looks, a microsecond each.
+# Seconds of work that one batch may hold. Smaller costs more looks, a microsecond each; larger runs
+# more that a consumer who stops early never sees.
 BATCH_SECONDS = 1e-3
 
-# Items of a batch at the most. Smaller costs more looks, 3 % of a million `abs` at half of it; more
-# items may turn out dear before anybody looks. From benchmarks/overhead.py.
+# Items of a batch at the most. Smaller costs more looks, 3 % of a million `abs` at half of it; with
+# larger, more may turn out dear before anybody looks. From benchmarks/overhead.py.
 MOST_ITEMS = 8192
 
-# Seconds of items, had and expected, that are worth loading the rooms of a decision, which takes
-# 4 to 8 ms once in a process. Smaller makes a short first call that much longer; larger leaves work
-# here that could be shared, but no start of workers was ever made up for in 30 ms.
+# Seconds of items, had and expected, that are worth loading the rooms of a decision: 4 to 8 ms,
+# once a process. Smaller makes a short first call that much longer; larger leaves work here that
+# could be shared, but no start of workers was ever made up for in 30 ms.
 LOADING_WORTH = 50e-3
 
 # Seconds an item must take for its data to be weighed unasked. Smaller would import pickle (2 ms)
@@ -42,7 +43,7 @@ LOADING_WORTH = 50e-3
 WEIGH_SECONDS = 20e-3
 
 # Seconds that items must take before their waiting is looked at. Smaller would take the grain of a
-# clock, and a moment in which another process had the core, for waiting.
+# clock, or another process on the core, for waiting; larger misses some that waits.
 WAIT_SECONDS = 200e-6
 
 # Items that are weighed together. Fewer would put the cost of a whole pickle on each; more takes
@@ -59,26 +60,16 @@ SAMPLE_BYTES = 2**20
 
 
 class Probe:
-    """What is known of the items so far, from running them here.
+    """What is known of the items so far, from running them here."""
 
-    Attributes:
-        items, seconds: run here, and what they took in all.
-        each: seconds of one item of late.
-        waiting: share of the time of the last weighed item that used no processor.
-        transfer: seconds to move one item and its result, added up over both sides.
-        obstacle: why items or results cannot cross the wall, or "".
-        weighed: whether an item and its result were looked at.
-        closer: the next items are to be weighed, and timed with care: a plan depends on it.
-    """
-
-    items: int = 0
-    seconds: float = 0.0
-    each: float = 0.0
-    waiting: float = 0.0
-    transfer: float = 0.0
-    obstacle: str = ""
-    weighed: bool = False
-    closer: bool = False
+    items: int = 0  # run here
+    seconds: float = 0.0  # that they took in all
+    each: float = 0.0  # seconds of one item of late
+    waiting: float = 0.0  # share of the time of the last weighed item that used no processor
+    transfer: float = 0.0  # seconds to move one item and its result, on both sides together
+    obstacle: str = ""  # why items or results cannot cross the wall
+    weighed: bool = False  # whether an item and its result were looked at
+    closer: bool = False  # weigh the next items, and time them with care: a plan depends on it
     before: float = 0.0  # of the class: seconds that calls of this process have had without a plan
 
     def brief(self, call: Call) -> bool:
@@ -101,21 +92,24 @@ class Probe:
         # A batch of more than all before it tells more: the first items ran on cold caches.
         self.each = each if 2 * count >= self.items else (self.each + each) / 2
 
+    def trust(self, known: Known) -> None:
+        """Take what an earlier call has weighed."""
+        self.waiting, self.transfer, self.weighed = known.waiting, known.transfer, True
+
     def look(
         self, seconds: float, cpu: float, naps: int, items: Sequence[Any], values: list[Any]
     ) -> None:
-        """These items took so many seconds, from these clocks on: how they waited, and if that was
-        asked for, or they are dear, what their data weighs."""
+        """These items took so many seconds, from these clocks on: how they waited, and what their
+        data weighs, if that was asked for or they are dear."""
         if seconds > WAIT_SECONDS and _naps() > naps:
             self.waiting = min(1.0, max(0.0, 1 - (thread_time() - cpu) / seconds))
         if values and (self.closer or (seconds > WEIGH_SECONDS and not self.weighed)):
             count = min(len(values), WEIGH_ITEMS)
-            self.weigh(list(items[:count]), values[:count])
-            self.closer = False
+            self._weigh(list(items[:count]), values[:count])
 
-    def weigh(self, items: Sequence[Any], values: Sequence[Any]) -> None:
+    def _weigh(self, items: Sequence[Any], values: Sequence[Any]) -> None:
         """Measure what it costs to send these items and to get these values back, each."""
-        self.weighed = True
+        self.weighed, self.closer = True, False
         buffers: list[memoryview] = []
         try:
             seconds = _there_and_back((items, values), buffers)
@@ -204,11 +198,7 @@ def _run(call: Call, probe: Probe, items: Sequence[Any], errors: list[BaseExcept
 
 
 def _failed(
-    call: Call,
-    probe: Probe,
-    errors: list[BaseException],
-    items: Sequence[Any],
-    values: list[Any],
+    call: Call, probe: Probe, errors: list[BaseException], items: Sequence[Any], values: list[Any]
 ) -> Iterator[Iterator[Any]]:
     """A batch in which an item raised: what came of those before it, its exception in its place,
     and once they are asked for, those behind it."""

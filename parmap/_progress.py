@@ -19,17 +19,13 @@ SHOW_AFTER = 2.0
 
 
 class Progress:
-    """The bar of one call, counted in items. It draws nothing, and imports nothing, until it shows.
+    """The bar of one call, counted in items. It draws and imports nothing until it shows."""
 
-    Attributes:
-        wanted: whether a bar may come; who ticks can spare itself the rest.
-    """
+    _bar: Any = None
 
     def __init__(self, setting: Setting, total: Callable[[], int | None]):
-        self.wanted = setting is not False
-        self._setting = setting
-        self._total = total
-        self._bar: Any = None
+        self.wanted = setting is not False  # a bar may come: else who ticks can spare itself that
+        self._setting, self._total = setting, total
         self._show_at = 0.0 if setting is not None else time.monotonic() + SHOW_AFTER
 
     def at(self, done: int) -> None:
@@ -81,16 +77,16 @@ def _new_bar(arguments: dict[str, Any]) -> Any:
     """A tqdm bar without tqdm's thread, and without the semaphore of its default lock."""
     from tqdm import tqdm
 
-    kinds = [tqdm]
+    def made(kind: Any) -> Any:
+        bar: Any = type("Bar", (kind,), {"monitor_interval": 0})
+        bar.set_lock(threading.RLock())
+        return bar(**arguments)
+
     if _in_notebook():
         from tqdm.notebook import tqdm_notebook
 
-        kinds = [tqdm_notebook, tqdm]
-    for kind in kinds:
-        bar: Any = type("Bar", (kind,), {"monitor_interval": 0})
-        bar.set_lock(threading.RLock())
         try:
-            return bar(**arguments)
+            return made(tqdm_notebook)
         except ImportError:  # a notebook without ipywidgets gets the bar in text
-            continue
-    raise AssertionError("the plain bar needs no import")
+            pass
+    return made(tqdm)

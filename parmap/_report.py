@@ -134,8 +134,8 @@ class Report:
 
         lines = [f"{self.mode}: {self.reason}"]
         if self.items:
-            each = f"{self.items} items at {in_words(self.seconds_per_item)} each"
-            lines.append(f"{each}, in {in_words(self.seconds)}")
+            each = in_words(self.seconds_per_item)
+            lines.append(f"{self.items} items at {each} each, in {in_words(self.seconds)}")
         if self.mode == "parallel":
             lines.append(
                 f"{self.workers} workers ({self.start_method}), {self.chunks} chunks, "

@@ -98,11 +98,11 @@ def _hint(exitcode: int | None) -> str:
     if exitcode == -signal.SIGTERM:
         return "Something asked it to end."
     if exitcode is not None and exitcode < 0:
-        name = _how(exitcode).removeprefix("killed by ")
-        if name == "SIGKILL":
+        if exitcode == -9:  # Windows has no signal.SIGKILL
             return (
                 "That is how the kernel ends a process when memory runs out "
                 "(`dmesg` tells); fewer `max_workers` need less."
             )
+        name = _how(exitcode).removeprefix("killed by ")
         return f"{name} points to compiled code; `python -X faulthandler` shows where."
     return "Something in it called os._exit, or the process was ended from outside."
