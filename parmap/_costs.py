@@ -161,6 +161,10 @@ def _read(path: str) -> Costs | None:
 class Known:
     """What items of a function took in an earlier call: as in `_probe.Probe`."""
 
+    each: float
+    waiting: float
+    transfer: float
+
     def __init__(self, each: float, waiting: float, transfer: float):
         self.each, self.waiting, self.transfer = each, waiting, transfer
 

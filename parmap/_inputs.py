@@ -48,10 +48,12 @@ class Inputs:
     """The items of one call, in order, each drawn once: what `fn` gets, the element of one
     iterable or the tuple of several."""
 
-    drawn = 0  # so far; the index of the next one
-    slow = False  # the last draw took longer than DRAW_SECONDS
-    exhausted = False  # the shortest iterable has ended
+    drawn: int = 0  # so far; the index of the next one
+    slow: bool = False  # the last draw took longer than DRAW_SECONDS
+    exhausted: bool = False  # the shortest iterable has ended
     error: BaseException | None = None  # what one raised, until someone delivers it in its place
+    iterator: Iterator[Any]
+    instant: bool
 
     def __init__(self, iterator: Iterator[Any], sources: Sequence[Iterator[Any]]):
         # For who draws one by one; he counts in `drawn`, and tells of the end.

@@ -6,7 +6,7 @@
 
 `multiprocessing` starts them too, but imports the caller's `__main__` in each, which runs an
 unguarded script again and again. Workers of ours need no `__main__`, since functions travel by
-value. A new process gets the numbers of its seat (see `_seat`), and runs `_worker.main` with them.
+value. A new process gets the numbers of its seat (see `_seat`), and runs `_worker.work` with them.
 
 To begin one is to get a function that tells how it ended: the exit code of the process with the
 given number as multiprocessing tells it (-9 for SIGKILL), or None where it cannot be had within
@@ -245,7 +245,7 @@ def _in_the_copy(numbers: tuple[int, ...]) -> None:
     from parmap import _worker
 
     close_ends()
-    _worker.main(*numbers)
+    _worker.work(*numbers)
 
 
 _BEGIN = {"forkserver": _by_server, "spawn": _spawn, "fork": _fork}

@@ -1,7 +1,7 @@
 """Who removes the files of a caller that was killed: somebody who outlives it.
 
 A caller that ends, however badly, removes its files itself, unless it is killed by SIGKILL. Then
-  - its fork server does, where it has one (see `_boot`);
+  - its fork server does, where it has one (see `_zygote`);
   - else a shell does, which waits for nothing but the caller's end (`Sweeper`);
   - and where these were killed with it, the next process of this user that starts workers.
 """

@@ -14,6 +14,7 @@ where something has to travel by value.
 
 from __future__ import annotations
 
+import atexit
 import os
 import pickle
 import select
@@ -114,6 +115,22 @@ def inside() -> bool:
 
 
 def main(*numbers: int) -> None:
+    """A worker, and the end of its process: as quiet as that of multiprocessing's children, for
+    what is left lying in a worker (an unclosed socket, say) is nobody's news."""
+    code = 1
+    try:
+        work(*numbers)
+        code = 0
+    except BaseException:  # a bug, which has to be seen; nothing of the user's comes here
+        sys.excepthook(*sys.exc_info())
+    finally:
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        _flush_output()
+        os._exit(code)
+
+
+def work(*numbers: int) -> None:
     """All of a worker's life: take the seat with these numbers, answer chunks until there are no
     more."""
     global _inside
