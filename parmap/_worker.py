@@ -121,8 +121,8 @@ def main(*numbers: int) -> None:
     try:
         work(*numbers)
         code = 0
-    except BaseException:  # a bug, which has to be seen; nothing of the user's comes here
-        sys.excepthook(*sys.exc_info())
+    except BaseException as error:  # a bug, which has to be seen; nothing of the user's comes here
+        sys.excepthook(type(error), error, error.__traceback__)
     finally:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
