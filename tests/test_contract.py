@@ -15,6 +15,7 @@ import os
 import pickle
 import sys
 import threading
+import time
 import traceback
 import warnings
 import weakref
@@ -512,6 +513,18 @@ def test_the_traceback_in_the_worker_is_the_cause(pmap):
     assert "in deeply_wrong" in printed
     assert "test_contract.py" in error.__cause__.text
     assert "return 1 / x" in error.__cause__.text
+
+
+def test_threads_may_share_an_iterator(pmap):
+    """As under map: each result goes to one of them, and none is lost while another thread waits."""
+    shared = pmap(lambda x: time.sleep(0.001) or x, range(60))
+    found: list[int] = []
+    threads = [threading.Thread(target=lambda: found.extend(shared)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == list(range(60))
 
 
 class WantsTwoError(Exception):
