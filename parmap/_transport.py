@@ -1,19 +1,19 @@
 """The door in the process wall: objects become a Parcel, and a Parcel becomes objects.
 
 A Parcel is bytes that fit a pipe, or the path of a file that holds what does not (see `_files`).
-Either way arrays arrive writable and private, and nothing stays behind. This is the only room that
-knows cloudpickle, which is imported when plain pickle is not enough.
+Either way arrays arrive writable and private, and nothing stays behind. Where plain pickle is
+not enough, `_carry` does it with cloudpickle.
 """
 
 from __future__ import annotations
 
 import gc
 import pickle
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from parmap._files import Store, read, unlink
+from parmap._loaded import loaded
 
 # Bytes up to which a message travels in the pipe itself. It is written in one system call and fits
 # the pipe, so a worker that is killed leaves a whole message or none. Smaller would send small
@@ -125,21 +125,20 @@ def _out_of_band(buffers: list[memoryview] | None) -> Callable[[pickle.PickleBuf
 
 def _by_value_modules() -> bool:
     """Whether the user told cloudpickle to carry some module by value."""
-    loaded = sys.modules.get("cloudpickle")
-    listed = getattr(loaded, "list_registry_pickle_by_value", set)  # another thread may import it
-    return not listed() <= {"__mp_main__"}  # which `_names_main` sees to
+    cloudpickle = loaded("cloudpickle")
+    if cloudpickle is None:
+        return False
+    # `_names_main` sees to the one that may always be there.
+    return not cloudpickle.list_registry_pickle_by_value() <= {"__mp_main__"}
 
 
-def pack(obj: Any, store: Store, *, by_value: bool = False, shared: bool = False) -> Parcel:
+def pack(obj: Any, store: Store, *, shared: bool = False) -> Parcel:
     """Pickle `obj` once; its large buffers, and a large pickle, go into a file.
 
     Raises what pickling raises; an OSError only where no place has room for the file.
     """
     buffers: list[memoryview] = []
-    if by_value:
-        payload = dumps_by_value(obj, buffers)
-    else:
-        payload = dumps(obj, buffers, shares_main=store.shares_main)
+    payload = dumps(obj, buffers, shares_main=store.shares_main)
     if not buffers and len(payload) <= INLINE_BYTES:
         return Parcel(payload)
     inline = len(payload) <= INLINE_BYTES

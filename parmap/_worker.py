@@ -106,7 +106,7 @@ def _wait_for(line: Line, seconds: float) -> bool:
 _Task = tuple[Mapper, Callable[..., Any]]
 
 _inside = False
-inherited: dict[int, Any] = {}  # tasks a forked worker finds in its memory (see _engine)
+inherited: dict[int, Any] = {}  # tasks a forked worker finds in its memory (see _briefing)
 
 
 def inside() -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from descriptors import descriptors
 from waiting import LIMIT, eventually
 
 from parmap import _pool, pmap, shutdown
@@ -57,17 +58,6 @@ def files() -> set[str]:
     for place in {"/dev/shm", tempfile.gettempdir()}:
         for name in (f"parmap-*-{os.getpid()}-*/*", f"pym-{os.getpid()}-*"):
             found.update(glob.glob(os.path.join(place, name)))
-    return found
-
-
-def descriptors() -> dict[str, str]:
-    """Open file descriptors of this process, and what each is."""
-    found = {}
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found[number] = os.readlink(f"/proc/self/fd/{number}")
-        except OSError:
-            pass  # the one that lists them
     return found
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from descriptors import descriptors
 
 from parmap import _files, _pool, _sweep, pmap, shutdown
 
@@ -81,9 +82,9 @@ def test_two_stores_have_names_that_cannot_be_foreseen() -> None:
 def test_what_connects_the_processes_has_no_name_and_listens_to_nobody() -> None:
     """Pipes, memory and a pair of sockets: none is a path, or an address that another could open."""
     shutdown()
-    before = set(open_files().values())
+    before = set(descriptors().values())
     list(pmap(abs, range(4), **TWO))
-    new = set(open_files().values()) - before
+    new = set(descriptors().values()) - before
     kinds = {name.partition(":")[0] for name in new}
     assert {"pipe", "socket", "/memfd"} <= kinds <= {"pipe", "socket", "/memfd", "anon_inode"}
     inodes = {name[8:-1] for name in new if name.startswith("socket:[")}
@@ -96,17 +97,6 @@ def test_what_connects_the_processes_has_no_name_and_listens_to_nobody() -> None
         if inode in inodes:
             assert len(line.split()) == 7  # an eighth would be its path
             assert not int(flags, 16) & 0x10000  # it does not listen
-
-
-def open_files() -> dict[str, str]:
-    """Descriptors of this process, and what each is."""
-    found = {}
-    for number in os.listdir("/proc/self/fd"):
-        try:
-            found[number] = os.readlink(f"/proc/self/fd/{number}")
-        except OSError:
-            continue  # the one that lists them
-    return found
 
 
 def test_paths_are_arguments_of_the_sweeper_and_not_its_program(tmp_path: Path) -> None:
