@@ -12,6 +12,7 @@ Needs joblib, mpire and tqdm besides parmap; NumPy for --data.
 """
 
 import argparse
+import functools
 import importlib.metadata
 import json
 import math
@@ -209,10 +210,14 @@ def members_of(session):
 # ------------------------------------------------------------------ all ways, in turns
 
 
-def calibrate():
-    """Turns of the loop in one second."""
-    best = min(_timed(spin, 200_000) for _ in range(20))
-    return 200_000 / best
+def loops_in(seconds):
+    """Turns of the loop in so many seconds."""
+    return max(1, round(seconds * _loops_in_a_second()))
+
+
+@functools.cache
+def _loops_in_a_second():
+    return 200_000 / min(_timed(spin, 200_000) for _ in range(20))
 
 
 def _timed(fn, *args):
@@ -225,7 +230,7 @@ def rounds_of(state, kind, cost, count, rounds, ways):
     """Times of one cell: a dict of way to seconds for each round."""
     kept = {way: Child(way) for way in ways} if state == "warm" else {}
     for child in kept.values():  # half a second of work, for which everybody gets workers
-        child.measure("spin", 5_000_000, 4)
+        child.measure("spin", loops_in(0.125), 4)
         child.measure(kind, cost, count)
     times = []
     for _ in range(rounds):
@@ -295,7 +300,6 @@ def main():
     peers = ("parmap-pool", "cloudpickle", "joblib", "mpire", "tqdm")
     print("Python", platform.python_version(), "on", platform.platform(), f"{WORKERS} cores;",
           ", ".join(f"{name} {importlib.metadata.version(name)}" for name in peers))  # fmt: skip
-    speed = calibrate()
     for state in ("cold", "warm") if chosen.state == "both" else (chosen.state,):
         cells = []
         if chosen.data:
@@ -308,8 +312,9 @@ def main():
                 for count in map(int, chosen.counts.split(",")):
                     if not chosen.least <= cost * count <= chosen.most:
                         continue
-                    loops = max(1, round(cost * speed))
-                    times = rounds_of(state, "spin", loops, count, chosen.rounds, ways)
+                    times = rounds_of(
+                        state, "spin", loops_in(cost), count, chosen.rounds, ways
+                    )
                     cells.append(((in_words(cost), count), times))
         print_table(state, cells, ways)
 

@@ -262,7 +262,7 @@ def _batches(call: Call, report: Report) -> Iterator[Iterator[Any]]:
     report.start()
     probe = report.probe
     if call.plain:
-        yield from run_here(call, probe, lambda: probe.brief(call))
+        yield from run_here(call, probe, probe.brief)
         if call.inputs.finished:  # nine calls of ten are over here, in a few microseconds
             Probe.before += probe.seconds
             report.end(call.fn)
@@ -274,7 +274,7 @@ def _batches(call: Call, report: Report) -> Iterator[Iterator[Any]]:
             error.add_note(NO_WORKERS)
             raise
         warnings.warn(f"parmap runs this call serially: {error}", RuntimeWarning, stacklevel=3)
-        yield from run_here(call, probe, lambda: True)
+        yield from run_here(call, probe, lambda _: True)
         report.end(call.fn)
         return
     decision = Decision(call, report)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from parmap._loaded import loaded
+from parmap._known import known
 from parmap._outcome import UNTRUSTED, note, run_batch
 
 TYPE_CHECKING = False
@@ -257,9 +257,8 @@ class Call:
         s = self.settings
         if s is not _DEFAULT and (s.parallel or s.initializer is not None or s.progress):
             return False
-        costs = loaded("parmap._costs")  # without it there was no such call
-        known = None if costs is None or s.parallel is False else costs.known(self.fn)
-        return known is None or (self.inputs.left() or 0) * known.each < TINY_SECONDS
+        before = None if s.parallel is False else known(self.fn)
+        return before is None or (self.inputs.left() or 0) * before.each < TINY_SECONDS
 
     @property
     def insists(self) -> bool:

@@ -1,7 +1,6 @@
-"""What was measured before: what workers cost on this machine, and functions in this process.
+"""What workers cost on this machine, as measured before.
 
-The machine's costs are kept in a small file in the user's cache directory, for the first decision
-of a script. Where it is missing, old, broken or forbidden, the built-in costs serve, and nobody is
+Kept in a small file in the user's cache directory, for the first decision of a script. Where it is missing, old, broken or forbidden, the built-in costs serve, and nobody is
 told.
 """
 
@@ -11,13 +10,10 @@ import math
 import os
 import sys
 import time
-from functools import partial
-from types import MethodType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Any
+    from collections.abc import Iterator
 
 
 # Not a NamedTuple: typing takes 3 ms to import, in a call that may well stay serial.
@@ -62,9 +58,6 @@ FILE_SECONDS = 30 * 86_400
 # have passed. Smaller writes after every call, at 0.5 ms; larger leaves the next process behind.
 NEWS = 1.1
 WRITE_SECONDS = 30.0
-
-# Functions whose cost is remembered in this process. Each keeps a code object alive.
-MOST_FUNCTIONS = 256
 
 _VERSION = 3
 _costs: Costs | None = None
@@ -126,7 +119,6 @@ def forget() -> None:
     """Start again from the file."""
     global _costs, _written_at
     _costs, _written_at = None, -math.inf
-    _functions.clear()
 
 
 def _path() -> str:
@@ -153,55 +145,3 @@ def _read(path: str) -> Costs | None:
         return None
     usable = all(math.isfinite(value) and 0 < value < 60 for value in found)
     return found if usable and version == str(_VERSION) and len(words) == len([*found]) else None
-
-
-# ------------------------------------------------------------------ functions, in this process
-
-
-class Known:
-    """What items of a function took in an earlier call: as in `_probe.Probe`."""
-
-    each: float
-    waiting: float
-    transfer: float
-
-    def __init__(self, each: float, waiting: float, transfer: float):
-        self.each, self.waiting, self.transfer = each, waiting, transfer
-
-
-_functions: dict[Any, Known] = {}
-_missed = 0.0
-
-
-def key_of(fn: Callable[..., Any]) -> Any:
-    """What functions that cost the same have in common: their code, whatever they close over."""
-    while isinstance(fn, partial | MethodType):
-        fn = fn.func if isinstance(fn, partial) else fn.__func__
-    return getattr(fn, "__code__", None) or (fn if isinstance(fn, _BUILTIN) else type(fn))
-
-
-_BUILTIN = (type(len), type(str.upper), type)
-
-
-def known(fn: Callable[..., Any]) -> Known | None:
-    """What earlier calls have shown of this function."""
-    return _functions.get(key_of(fn)) if _functions else None
-
-
-def keep(fn: Callable[..., Any], found: Known) -> None:
-    """Remember it for the next call."""
-    if len(_functions) >= MOST_FUNCTIONS:
-        _functions.clear()
-    _functions[key_of(fn)] = found
-
-
-def missed() -> float:
-    """Seconds that calls of this process would have saved, had workers been there."""
-    return _missed
-
-
-def miss(seconds: float) -> None:
-    """Add to them. When they exceed what starting costs, starting is worth it (ski rental, Karlin,
-    Manasse, Rudolph and Sleator, 1988): many short calls then get workers as one long one does."""
-    global _missed
-    _missed += seconds

@@ -6,7 +6,7 @@ import sys
 import time
 import warnings
 
-from parmap import _costs, _machine, _plan
+from parmap import _costs, _known, _machine, _plan
 from parmap._call import NO_WORKERS, Call, start_method
 from parmap._loaded import loaded
 from parmap._outcome import runs_a_chunk
@@ -78,7 +78,7 @@ class Decision:
     def _plan_from_memory(self) -> None:
         """Go to workers at once where an earlier call of this function says that it is worth it.
         Where it does not, what this call's own items say counts alone."""
-        s, left, known = self._call.settings, self._call.inputs.left(), _costs.known(self._call.fn)
+        s, left, known = self._call.settings, self._call.inputs.left(), _known.known(self._call.fn)
         if s.initializer is not None:
             return  # it has to run here first, for here items may run as well
         if not self._warm() and s.executor is None:
@@ -97,9 +97,9 @@ class Decision:
             return WORTH_COLD
         if self._warm():
             return 2 * _costs.costs().call
-        return max(2 * _costs.Costs().call, WORTH_COLD - _costs.missed())
+        return max(2 * _costs.Costs().call, WORTH_COLD - _known.missed())
 
-    def _stay(self) -> bool:
+    def _stay(self, _: Call) -> bool:
         """Between two batches: go on here? A few comparisons, unless there is enough left."""
         probe = self._probe
         if self._progress.wanted:
@@ -107,7 +107,8 @@ class Decision:
         if self._final or probe.seconds < self._next_look:
             return True
         left = self._call.inputs.left()
-        if (probe.items if left is None else left) * probe.each < self._worth():
+        # Of the last item nothing can be shared.
+        if (probe.items if left is None else left - 1) * probe.each < self._worth():
             return True
         if not probe.weighed and not self._weighed_before():
             probe.closer = True  # look at the next items more closely, then come back
@@ -124,7 +125,7 @@ class Decision:
 
     def _weighed_before(self) -> bool:
         """Whether an earlier call shows that moving these items is no matter, whatever they are."""
-        known, probe = _costs.known(self._call.fn), self._probe
+        known, probe = _known.known(self._call.fn), self._probe
         if known is None or probe.each < NO_MATTER * known.transfer:
             return False
         probe.trust(known)
@@ -135,7 +136,7 @@ class Decision:
         self._final = not plan.parallel
         self._report.reason = plan.reason
 
-    def _make_plan(self, items: _costs.Known | Probe) -> Plan:
+    def _make_plan(self, items: _known.Known | Probe) -> Plan:
         """The plan; what workers have to import is asked only where they are worth it otherwise."""
         facts = self._gather(items)
         plan = _plan.make_plan(facts)
@@ -146,7 +147,7 @@ class Decision:
         loading = import_seconds(self._call.fn, self._warm() > 0)
         return _plan.make_plan(facts._replace(loading=loading)) if loading else plan
 
-    def _gather(self, items: _costs.Known | Probe) -> Facts:
+    def _gather(self, items: _known.Known | Probe) -> Facts:
         """Everything the plan needs, measured now or before."""
         call, memory = self._call, _machine.available_bytes()
         facts = Facts(
@@ -158,7 +159,7 @@ class Decision:
             costs=_costs.costs(),
             warm=self._warm(),
             cores=_machine.usable_cores()[0],
-            missed=_costs.missed(),
+            missed=_known.missed(),
             most_workers=call.settings.max_workers,
             memory_workers=None if memory is None else max(1, memory // _machine.WORKER_BYTES),
             pinned=call.settings.parallel,
@@ -280,13 +281,13 @@ class Decision:
                 self._report.learn_crowding()
                 self._learn_imports()
             _costs.remember()
-        seen = probe if probe.weighed else _costs.known(fn)
+        seen = probe if probe.weighed else _known.known(fn)
         if each and seen is not None and not probe.obstacle:
-            _costs.keep(fn, _costs.Known(each, seen.waiting, seen.transfer))
+            _known.keep(fn, _known.Known(each, seen.waiting, seen.transfer))
         if self._flow is None and self._call.settings.parallel is None and not self._final:
             gain = probe.items * (each - probe.transfer) / 2  # with two workers, at the least
             if gain > _costs.Costs().call and local and not self._warm():
-                _costs.miss(gain)
+                _known.miss(gain)
 
     def _learn_imports(self) -> None:
         from parmap._imports import imported

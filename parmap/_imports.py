@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from parmap._costs import MOST_FUNCTIONS, key_of
+from parmap._known import MOST_FUNCTIONS, key_of
 
 # Seconds to import one module, with what its import runs. numpy, scipy, pandas and pyarrow take
 # 0.4 ms each, matplotlib and emcee 0.6 to 0.7, on this project's machine. Smaller starts workers

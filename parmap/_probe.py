@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from parmap._call import Call
-    from parmap._costs import Known
+    from parmap._known import Known
 
 # Seconds of work that one batch may hold. Smaller costs more looks, a microsecond each; larger runs
 # more that a consumer who stops early never sees.
@@ -38,9 +38,9 @@ MOST_ITEMS = 8192
 # could be shared, but no start of workers was ever made up for in 30 ms.
 LOADING_WORTH = 50e-3
 
-# Seconds an item must take for its data to be weighed unasked. Smaller would import pickle (2 ms)
-# for calls that are over soon; larger would run one more dear item here before a plan is made.
-WEIGH_SECONDS = 20e-3
+# Seconds a first item must take for its data to be weighed unasked, where the rest is worth a plan.
+# Smaller would take cold caches for dear items; larger runs one more of them here before the plan.
+WEIGH_SECONDS = 2e-3
 
 # Seconds that items must take before their waiting is looked at. Smaller would take the grain of a
 # clock, or another process on the core, for waiting; larger misses some that waits.
@@ -96,18 +96,18 @@ class Probe:
         """Take what an earlier call has weighed."""
         self.waiting, self.transfer, self.weighed = known.waiting, known.transfer, True
 
-    def look(
-        self, seconds: float, cpu: float, naps: int, items: Sequence[Any], values: list[Any]
-    ) -> None:
-        """These items took so many seconds, from these clocks on: how they waited, and what their
-        data weighs, if that was asked for or they are dear."""
+    def look(self, seconds: float, cpu: float, naps: int) -> None:
+        """Items took so many seconds, from these clocks on: how they waited."""
         if seconds > WAIT_SECONDS and _naps() > naps:
             self.waiting = min(1.0, max(0.0, 1 - (thread_time() - cpu) / seconds))
-        if values and (self.closer or (seconds > WEIGH_SECONDS and not self.weighed)):
-            count = min(len(values), WEIGH_ITEMS)
-            self._weigh(list(items[:count]), values[:count])
 
-    def _weigh(self, items: Sequence[Any], values: Sequence[Any]) -> None:
+    def dear(self, left: int | None) -> bool:
+        """Whether a plan will want the weight of these items: it was asked for, or will be."""
+        rest = self.items if left is None else left
+        first = self.each > WEIGH_SECONDS and rest * self.each > LOADING_WORTH
+        return self.closer or (first and not self.weighed)
+
+    def weigh(self, items: Sequence[Any], values: Sequence[Any]) -> None:
         """Measure what it costs to send these items and to get these values back, each."""
         self.weighed, self.closer = True, False
         buffers: list[memoryview] = []
@@ -155,12 +155,12 @@ def _copy_seconds(buffers: Sequence[memoryview]) -> float:
 _PLAIN = frozenset({int, float, bool, str, type(None)})
 
 
-def run_here(call: Call, probe: Probe, look: Callable[[], bool]) -> Iterator[Iterator[Any]]:
+def run_here(call: Call, probe: Probe, look: Callable[[Call], bool]) -> Iterator[Iterator[Any]]:
     """Run items in this process, in batches that grow, until the input ends or `look`, which is
     called between them, says to stop. A batch is run whole before the first of it is handed out."""
     inputs, size = call.inputs, 1
     errors: list[BaseException] = []  # what was raised leaves it before it is raised again
-    while not inputs.finished and look():
+    while not inputs.finished and look(call):
         if probe.items:
             size = int(min(16 * size, MOST_ITEMS, BATCH_SECONDS / (probe.each or 1e-9))) or 1
         if not inputs.instant and size > 1 and not probe.closer:
@@ -193,7 +193,10 @@ def _run(call: Call, probe: Probe, items: Sequence[Any], errors: list[BaseExcept
         del error  # see _outcome.raising
     probe.add(len(values) + len(errors), seconds)
     if before is not None:
-        probe.look(seconds, *before, items, values)
+        probe.look(seconds, *before)
+        if values and call.settings.parallel is None and probe.dear(call.inputs.left()):
+            count = min(len(values), WEIGH_ITEMS)
+            probe.weigh(list(items[:count]), values[:count])
     return values
 
 

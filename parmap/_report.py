@@ -14,6 +14,19 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+_DEBUG = 10  # logging.DEBUG
+_logger: Any = None  # "parmap", once there is somebody to have set it up
+
+
+def _logging() -> bool:
+    """Whether the program uses logging at all; one that never imported it does not."""
+    global _logger
+    logging = loaded("logging")
+    if logging is not None and not sys.is_finalizing():
+        _logger = logging.getLogger("parmap")
+    return _logger is not None
+
+
 class Report:
     """What was decided for a call, and what came of it. Filled in as the call goes on.
 
@@ -101,14 +114,11 @@ class Report:
         self._began = perf_counter()
 
     def end(self, fn: Any) -> None:
-        """Nothing more will come. One line for who listens to the logger "parmap"; a program that
-        never imported logging does not."""
+        """Nothing more will come. One line for who listens to the logger "parmap"."""
         self._ended = perf_counter()
-        logging = loaded("logging")
-        if logging is not None and not sys.is_finalizing():
-            logger = logging.getLogger("parmap")
-            if logger.isEnabledFor(logging.DEBUG):
-                logger.debug("%s: %s", short_repr(fn), "; ".join(str(self).splitlines()))
+        # Asked for once, as it takes longer than a small call.
+        if (_logger is not None or _logging()) and _logger.isEnabledFor(_DEBUG):
+            _logger.debug("%s: %s", short_repr(fn), "; ".join(str(self).splitlines()))
 
     def add(self, items: int, seconds: float = 0.0, cpu_seconds: float = 0.0) -> None:
         """Count items that came from workers. Waiting takes as long alone; computing takes what it

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from parmap import Crossover, _costs, _machine, _plan, crossover, pmap, shutdown
+from parmap import Crossover, _costs, _known, _machine, _plan, crossover, pmap, shutdown
 
 
 @pytest.fixture
@@ -20,8 +20,10 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The file of a cache directory of its own, which does not exist yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     _costs.forget()
+    _known.forget()
     yield Path(_costs._path())
     _costs.forget()
+    _known.forget()
 
 
 def written(file: Path, text: str) -> None:
@@ -73,6 +75,7 @@ def test_an_old_file_is_as_none(file: Path) -> None:
     old = time.time() - _costs.FILE_SECONDS - 1
     os.utime(file, (old, old))
     _costs.forget()
+    _known.forget()
     assert _costs.costs() == _costs.Costs()
 
 
@@ -120,7 +123,7 @@ def test_a_function_known_to_take_long_goes_to_workers_at_once(file: Path) -> No
     """Its first item is not run here when workers are warm: the earlier call has told."""
     list(pmap(abs, range(4), parallel=True, max_workers=2))  # workers are warm
     nested = lambda loops: sum(range(loops)) and os.getpid()  # noqa: E731  (no module to import)
-    _costs.keep(nested, _costs.Known(0.01, 0.0, 1e-6))
+    _known.keep(nested, _known.Known(0.01, 0.0, 1e-6))
     results = pmap(nested, [100_000] * 40, max_workers=2)
     assert next(results) != os.getpid()
     assert results.report.mode == "parallel"
@@ -131,7 +134,7 @@ def test_an_initializer_has_run_wherever_items_run(file: Path) -> None:
     shutdown()
     ready: list[int] = []
     fn = lambda x: (len(ready), sum(range(20_000)))[0]  # noqa: E731
-    _costs.keep(fn, _costs.Known(0.001, 0.0, 1e-6))
+    _known.keep(fn, _known.Known(0.001, 0.0, 1e-6))
     results = pmap(fn, range(400), max_workers=2, initializer=ready.append, initargs=(1,))
     assert next(results) == 1
 
@@ -161,7 +164,7 @@ def test_workers_that_take_long_to_load_the_function_do_not_hold_up_the_call(
     if warm:
         list(pmap(abs, range(4), parallel=True, max_workers=2))
     heavy = Heavy(tmp_path / "gate")
-    _costs.keep(heavy, _costs.Known(0.001, 0.0, 1e-6))
+    _known.keep(heavy, _known.Known(0.001, 0.0, 1e-6))
     results = pmap(heavy, range(2000), max_workers=2)
     try:
         assert list(results) == [os.getpid()] * 2000
@@ -177,16 +180,24 @@ def test_lambdas_of_one_line_are_one_function(file: Path) -> None:
     def made(n: int):  # type: ignore[no-untyped-def]
         return lambda x: x + n
 
-    known = _costs.Known(1.0, 0.0, 0.0)
-    _costs.keep(made(1), known)
-    assert _costs.known(made(2)) == known
-    assert _costs.known(abs) is None
+    known = _known.Known(1.0, 0.0, 0.0)
+    _known.keep(made(1), known)
+    assert _known.known(made(2)) == known
+    assert _known.known(abs) is None
 
 
 def test_no_more_functions_are_remembered_than_fit(file: Path) -> None:
-    for n in range(3 * _costs.MOST_FUNCTIONS):
-        _costs.keep(eval(f"lambda: {n}"), _costs.Known(1.0, 0.0, 0.0))
-    assert len(_costs._functions) <= _costs.MOST_FUNCTIONS
+    for n in range(3 * _known.MOST_FUNCTIONS):
+        _known.keep(eval(f"lambda: {n}"), _known.Known(1.0, 0.0, 0.0))
+    assert len(_known._functions) <= _known.MOST_FUNCTIONS
+
+
+def test_a_call_of_two_dear_items_counts_for_a_start(file: Path) -> None:
+    """The first runs here and nothing is left to share; with workers there, it would have been."""
+    shutdown()
+    before = _known.missed()
+    assert len(list(pmap(lambda n: sum(range(n)), [300_000] * 2))) == 2
+    assert _known.missed() > before
 
 
 def test_many_short_calls_get_workers_as_one_long_one_does(file: Path) -> None:
