@@ -110,6 +110,9 @@ class Decision:
         # Of the last item nothing can be shared.
         if (probe.items if left is None else left - 1) * probe.each < self._worth():
             return True
+        if not self._warm() and self._coming():
+            self._report.reason = "workers that an earlier call began are not ready yet"
+            return True  # others beside them would be there later still
         if not probe.weighed and not self._weighed_before():
             probe.closer = True  # look at the next items more closely, then come back
             return True
@@ -172,7 +175,12 @@ class Decision:
         return facts_of(call.settings.executor, facts)
 
     def _warm(self) -> int:
-        return int(getattr(loaded("parmap._pool"), "warm_workers", int)())
+        pool = loaded("parmap._pool")
+        return 0 if pool is None else int(pool.warm_workers())
+
+    def _coming(self) -> int:
+        pool = loaded("parmap._pool")
+        return 0 if pool is None else int(pool.coming_workers())
 
     def _obstacle(self) -> str:
         inside = getattr(loaded("parmap._worker"), "inside", bool)

@@ -11,7 +11,7 @@ from typing import Any
 
 from parmap import _messages
 from parmap._processes import begin
-from parmap._seat import PID, close_end, close_numbers, new_seat
+from parmap._seat import PID, STARTED, close_end, close_numbers, new_seat
 from parmap._transport import Parcel, frame, open_frame
 
 
@@ -75,6 +75,11 @@ class Worker:
     def pid(self) -> int | None:
         """Its process, once that runs."""
         return self.board[PID] or None
+
+    @property
+    def running(self) -> bool:
+        """Whether it is at an item, rather than at what comes before the first."""
+        return bool(self.board[STARTED])
 
     def settle(self) -> int | None:
         """The descriptor that tells of its end, if it can be had by now."""

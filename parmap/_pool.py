@@ -37,6 +37,10 @@ IDLE_SECONDS = 60.0
 # Smaller hires others beside them; larger costs more than hiring one does.
 DRAIN_SECONDS = 0.01
 
+# Seconds for which workers that import for a call that is over are expected to be there soon. Smaller
+# begins others beside them, that import as long; larger goes without when somebody stopped them.
+COMING_SECONDS = 30.0
+
 # Crews that are kept, one for each start method and initializer. Fewer would start workers anew for
 # calls that alternate; more hold processes for initargs that will not come again.
 MOST_CREWS = 4
@@ -79,7 +83,7 @@ class Crew:
             self._most = max(self._most, count)
         taken = [worker for worker in wanted if worker.alive()]
         self._lay_off([worker for worker in wanted if worker not in taken])
-        return taken + self._hire(count - len(taken))
+        return taken + self._hire(count - len(taken) - (self.coming() if taken else 0))
 
     def give_back(self, workers: Sequence[Worker]) -> None:
         """End of a lease. Who still runs an item of the call comes back when that is done.
@@ -115,7 +119,7 @@ class Crew:
         while True:
             with self._lock:
                 self._sort_returned()
-                busy = [worker.line for worker in self._draining]
+                busy = [worker.line for worker in self._draining if worker.running]
                 enough = not busy or len(self._idle) >= count
             if enough or time.monotonic() > limit:
                 return
@@ -132,6 +136,14 @@ class Crew:
         if time.monotonic() - self._returned_at > IDLE_SECONDS:
             self._lay_off(self._take_idle())
         return len(self._idle) + len(self._returned)
+
+    def coming(self) -> int:
+        """Workers that still import what a call needed that is over. They will be idle then."""
+        if not self._draining or time.monotonic() - self._returned_at > COMING_SECONDS:
+            return 0
+        with self._lock:
+            self._sort_returned()
+            return sum(not worker.running for worker in self._draining)
 
     # ------------------------------------------------------------------ begin and end of a worker
 
@@ -261,6 +273,11 @@ def crew(method: str, initializer: bytes | None) -> Crew:
 def warm_workers() -> int:
     """Workers of any crew that a call could have at once."""
     return sum(crew.warm() for crew in list(_crews.values()))
+
+
+def coming_workers() -> int:
+    """Workers that will be warm without being hired."""
+    return sum(crew.coming() for crew in list(_crews.values()))
 
 
 def shutdown() -> None:

@@ -176,6 +176,21 @@ def test_workers_that_take_long_to_load_the_function_do_not_hold_up_the_call(
     assert os.getpid() not in again  # the workers are there for the next call
 
 
+def test_workers_that_still_import_for_an_earlier_call_are_not_joined_by_others(
+    file: Path, tmp_path: Path
+) -> None:
+    """A program of many short calls would else begin two more in each of them."""
+    shutdown()
+    heavy = Heavy(tmp_path / "gate")
+    try:
+        first, second = (pmap(heavy, range(2000), max_workers=2) for _ in range(2))
+        assert list(first) == list(second) == [os.getpid()] * 2000
+    finally:
+        heavy.gate.touch()
+    assert (first.report.mode, second.report.mode) == ("parallel", "serial")
+    assert second.report.reason == "workers that an earlier call began are not ready yet"
+
+
 def test_lambdas_of_one_line_are_one_function(file: Path) -> None:
     def made(n: int):  # type: ignore[no-untyped-def]
         return lambda x: x + n
