@@ -75,7 +75,7 @@ def told(costs: _costs.Costs) -> list[str]:
 def threshold(seconds_per_item: float, cores: int, warm: int) -> str:
     """Items from which a call is parallel."""
     facts = _plan.Facts(
-        done=1, left=1, seconds_per_item=seconds_per_item, waiting=0.0, transfer_per_item=0.0,
+        done=1, left=1, seconds_per_item=seconds_per_item, busy=1.0, transfer_per_item=0.0,
         costs=_costs.costs(), warm=warm, cores=cores,
     )  # fmt: skip
     low, high = 1, 2**40

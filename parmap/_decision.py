@@ -11,7 +11,7 @@ from parmap._call import NO_WORKERS, Call, start_method
 from parmap._loaded import loaded
 from parmap._outcome import runs_a_chunk
 from parmap._plan import Facts, Plan
-from parmap._probe import Probe, run_here
+from parmap._probe import THREADS_SECONDS, Probe, run_here
 from parmap._progress import Progress
 from parmap._report import Report
 
@@ -113,8 +113,9 @@ class Decision:
         if not self._warm() and self._coming():
             self._report.reason = "workers that an earlier call began are not ready yet"
             return True  # others beside them would be there later still
-        if not probe.weighed and not self._weighed_before():
-            probe.closer = True  # look at the next items more closely, then come back
+        # Where more has to be known, look at the next items more closely, then come back.
+        probe.closer = not (probe.weighed or self._weighed_before()) or self._may_have_threads()
+        if probe.closer:
             return True
         plan = self._make_plan(probe)
         if not plan.parallel:
@@ -133,6 +134,10 @@ class Decision:
             return False
         probe.trust(known)
         return True
+
+    def _may_have_threads(self) -> bool:
+        """Whether items may compute on several processors at once, and one does not know yet."""
+        return self._probe.looked < THREADS_SECONDS and _machine.has_foreign_threads()
 
     def _decide(self, plan: Plan) -> None:
         self._plan = plan
@@ -157,7 +162,7 @@ class Decision:
             done=self._probe.items,
             left=call.inputs.left(),
             seconds_per_item=items.each,
-            waiting=items.waiting,
+            busy=items.busy,
             transfer_per_item=items.transfer,
             costs=_costs.costs(),
             warm=self._warm(),
@@ -215,6 +220,7 @@ class Decision:
         self._report.start_method = self._engine.method
         if self._engine.booting:
             _costs.measured(start=time.perf_counter() - began)
+            _known.paid()
         from parmap._flow import Flow  # `_hire` has imported it
 
         self._flow = Flow(self._call, self._engine, self._progress, self._report)
@@ -291,9 +297,10 @@ class Decision:
             _costs.remember()
         seen = probe if probe.weighed else _known.known(fn)
         if each and seen is not None and not probe.obstacle:
-            _known.keep(fn, _known.Known(each, seen.waiting, seen.transfer))
+            _known.keep(fn, _known.Known(each, seen.busy, seen.transfer))
         if self._flow is None and self._call.settings.parallel is None and not self._final:
-            gain = probe.items * (each - probe.transfer) / 2  # with two workers, at the least
+            # With two workers, at the least; for items that use both already, nothing is certain.
+            gain = probe.items * (each * (1.0 - max(1.0, probe.busy) / 2) - probe.transfer / 2)
             if gain > _costs.Costs().call and local and not self._warm():
                 _known.miss(gain)
 

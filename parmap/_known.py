@@ -20,8 +20,8 @@ MOST_FUNCTIONS = 256
 class Known:
     """What items of a function took in an earlier call: as in `_probe.Probe`."""
 
-    def __init__(self, each: float, waiting: float, transfer: float):
-        self.each, self.waiting, self.transfer = each, waiting, transfer
+    def __init__(self, each: float, busy: float, transfer: float):
+        self.each, self.busy, self.transfer = each, busy, transfer
 
 
 _functions: dict[Any, Known] = {}
@@ -60,5 +60,13 @@ def miss(seconds: float) -> None:
     _missed += seconds
 
 
+def paid() -> None:
+    """A start was made: the next one has to be earned anew."""
+    global _missed
+    _missed = 0.0
+
+
 def forget() -> None:
+    """As if no call had been made."""
     _functions.clear()
+    paid()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import threading
 import time
 from functools import lru_cache
 
@@ -41,6 +42,14 @@ def usable_cores(root: str = "/") -> tuple[int, str]:
 def available_bytes(root: str = "/") -> int | None:
     """Memory that new processes could use, in bytes; None where the system does not say."""
     return _available(root, _moment())
+
+
+def has_foreign_threads() -> bool:
+    """Whether there are threads that Python has not made: those of numpy's BLAS, say."""
+    try:
+        return len(os.listdir("/proc/self/task")) > threading.active_count()
+    except OSError:  # there is no such place
+        return False
 
 
 def _moment() -> int:

@@ -7,7 +7,7 @@ a call that stays cheap ends here, at the speed of map.
 from __future__ import annotations
 
 from itertools import islice
-from time import perf_counter, thread_time
+from time import perf_counter, process_time, thread_time
 
 try:
     from resource import RUSAGE_THREAD, getrusage
@@ -42,9 +42,13 @@ LOADING_WORTH = 50e-3
 # Smaller would take cold caches for dear items; larger runs one more of them here before the plan.
 WEIGH_SECONDS = 2e-3
 
-# Seconds that items must take before their waiting is looked at. Smaller would take the grain of a
-# clock, or another process on the core, for waiting; larger misses some that waits.
-WAIT_SECONDS = 200e-6
+# Seconds that items must take before one asks what they used of processors. Smaller would take the
+# grain of a clock, or another process on the core, for waiting; larger misses some that waits.
+BUSY_SECONDS = 200e-6
+
+# Seconds of items to be looked at where there may be threads beside Python's: the system counts what
+# those use by ticks of 4 ms. Smaller misses them; larger keeps items here.
+THREADS_SECONDS = 10e-3
 
 # Items that are weighed together. Fewer would put the cost of a whole pickle on each; more takes
 # longer than it tells.
@@ -65,11 +69,13 @@ class Probe:
     items: int = 0  # run here
     seconds: float = 0.0  # that they took in all
     each: float = 0.0  # seconds of one item of late
-    waiting: float = 0.0  # share of the time of the last weighed item that used no processor
+    busy: float = 1.0  # processors an item uses: 0 where it waits, several where it has threads
     transfer: float = 0.0  # seconds to move one item and its result, on both sides together
     obstacle: str = ""  # why items or results cannot cross the wall
     weighed: bool = False  # whether an item and its result were looked at
-    closer: bool = False  # weigh the next items, and time them with care: a plan depends on it
+    closer: bool = False  # look at the next items with care, and weigh them: a plan depends on it
+    looked: float = 0.0  # seconds of items that were looked at with care
+    _used: Sequence[float] = (0.0, 0.0, 0)  # of processors in that time, as `_clocks` tells
     before: float = 0.0  # of the class: seconds that calls of this process have had without a plan
 
     def brief(self, call: Call) -> bool:
@@ -94,22 +100,28 @@ class Probe:
 
     def trust(self, known: Known) -> None:
         """Take what an earlier call has weighed."""
-        self.waiting, self.transfer, self.weighed = known.waiting, known.transfer, True
+        self.busy, self.transfer, self.weighed = known.busy, known.transfer, True
+        self.looked = THREADS_SECONDS
+        self._used = [THREADS_SECONDS * share for share in (min(1.0, self.busy), self.busy, 1)]
 
-    def look(self, seconds: float, cpu: float, naps: int) -> None:
-        """Items took so many seconds, from these clocks on: how they waited."""
-        if seconds > WAIT_SECONDS and _naps() > naps:
-            self.waiting = min(1.0, max(0.0, 1 - (thread_time() - cpu) / seconds))
+    def look(self, seconds: float, before: tuple[float, float, int]) -> None:
+        """Items took so many seconds, from these clocks on: what they used of processors."""
+        new = (b - a for a, b in zip(before, _clocks(), strict=True))
+        self._used = here, everywhere, naps = [a + b for a, b in zip(self._used, new, strict=True)]
+        self.looked += seconds
+        if self.looked > BUSY_SECONDS:
+            beside = max(0.0, everywhere - here)  # by threads of an item's own, as numpy's
+            self.busy = ((here if naps else self.looked) + beside) / self.looked
 
     def dear(self, left: int | None) -> bool:
         """Whether a plan will want the weight of these items: it was asked for, or will be."""
         rest = self.items if left is None else left
         first = self.each > WEIGH_SECONDS and rest * self.each > LOADING_WORTH
-        return self.closer or (first and not self.weighed)
+        return (self.closer or first) and not self.weighed
 
     def weigh(self, items: Sequence[Any], values: Sequence[Any]) -> None:
         """Measure what it costs to send these items and to get these values back, each."""
-        self.weighed, self.closer = True, False
+        self.weighed = True
         buffers: list[memoryview] = []
         try:
             seconds = _there_and_back((items, values), buffers)
@@ -184,7 +196,7 @@ def _run(call: Call, probe: Probe, items: Sequence[Any], errors: list[BaseExcept
     """Run items until one raises: their values, and in `errors` what was raised."""
     # With fewer than two items left there is nothing to share, whatever they cost.
     closely = probe.closer or (len(items) == 1 and call.inputs.left() not in (0, 1))
-    before = (thread_time(), _naps()) if closely else None
+    before = _clocks() if closely else None
     began = perf_counter()
     values, error = run_batch(call.mapper, call.fn, items)
     seconds = perf_counter() - began
@@ -193,10 +205,11 @@ def _run(call: Call, probe: Probe, items: Sequence[Any], errors: list[BaseExcept
         del error  # see _outcome.raising
     probe.add(len(values) + len(errors), seconds)
     if before is not None:
-        probe.look(seconds, *before)
+        probe.look(seconds, before)
         if values and call.settings.parallel is None and probe.dear(call.inputs.left()):
             count = min(len(values), WEIGH_ITEMS)
             probe.weigh(list(items[:count]), values[:count])
+        probe.closer = False
     return values
 
 
@@ -223,10 +236,11 @@ def _again(call: Call, errors: list[BaseException], index: int, item: Any) -> It
     yield call.again(errors.pop(), index, item)
 
 
-def _naps() -> int:
-    """How often this thread gave up the processor by itself: one that another process took from it
-    did not wait for anything."""
-    return getrusage(RUSAGE_THREAD).ru_nvcsw if getrusage is not None else int(perf_counter() * 1e9)
+def _clocks() -> tuple[float, float, int]:
+    """Processor time of this thread, and of all; and how often this one gave the processor up by
+    itself, for one that another process took from it did not wait for anything."""
+    count = int(perf_counter() * 1e9) if getrusage is None else getrusage(RUSAGE_THREAD).ru_nvcsw
+    return thread_time(), process_time(), count
 
 
 def _one_by_one(call: Call, probe: Probe, count: int) -> Iterator[Any]:

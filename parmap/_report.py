@@ -94,7 +94,7 @@ class Report:
 
     @property
     def waiting(self) -> float:
-        return self.probe.waiting
+        return max(0.0, 1.0 - self.probe.busy)
 
     @property
     def seconds_per_item(self) -> float:

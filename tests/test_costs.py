@@ -123,7 +123,7 @@ def test_a_function_known_to_take_long_goes_to_workers_at_once(file: Path) -> No
     """Its first item is not run here when workers are warm: the earlier call has told."""
     list(pmap(abs, range(4), parallel=True, max_workers=2))  # workers are warm
     nested = lambda loops: sum(range(loops)) and os.getpid()  # noqa: E731  (no module to import)
-    _known.keep(nested, _known.Known(0.01, 0.0, 1e-6))
+    _known.keep(nested, _known.Known(0.01, 1.0, 1e-6))
     results = pmap(nested, [100_000] * 40, max_workers=2)
     assert next(results) != os.getpid()
     assert results.report.mode == "parallel"
@@ -134,7 +134,7 @@ def test_an_initializer_has_run_wherever_items_run(file: Path) -> None:
     shutdown()
     ready: list[int] = []
     fn = lambda x: (len(ready), sum(range(20_000)))[0]  # noqa: E731
-    _known.keep(fn, _known.Known(0.001, 0.0, 1e-6))
+    _known.keep(fn, _known.Known(0.001, 1.0, 1e-6))
     results = pmap(fn, range(400), max_workers=2, initializer=ready.append, initargs=(1,))
     assert next(results) == 1
 
@@ -164,7 +164,7 @@ def test_workers_that_take_long_to_load_the_function_do_not_hold_up_the_call(
     if warm:
         list(pmap(abs, range(4), parallel=True, max_workers=2))
     heavy = Heavy(tmp_path / "gate")
-    _known.keep(heavy, _known.Known(0.001, 0.0, 1e-6))
+    _known.keep(heavy, _known.Known(0.001, 1.0, 1e-6))
     results = pmap(heavy, range(2000), max_workers=2)
     try:
         assert list(results) == [os.getpid()] * 2000
@@ -195,7 +195,7 @@ def test_lambdas_of_one_line_are_one_function(file: Path) -> None:
     def made(n: int):  # type: ignore[no-untyped-def]
         return lambda x: x + n
 
-    known = _known.Known(1.0, 0.0, 0.0)
+    known = _known.Known(1.0, 1.0, 0.0)
     _known.keep(made(1), known)
     assert _known.known(made(2)) == known
     assert _known.known(abs) is None
@@ -203,7 +203,7 @@ def test_lambdas_of_one_line_are_one_function(file: Path) -> None:
 
 def test_no_more_functions_are_remembered_than_fit(file: Path) -> None:
     for n in range(3 * _known.MOST_FUNCTIONS):
-        _known.keep(eval(f"lambda: {n}"), _known.Known(1.0, 0.0, 0.0))
+        _known.keep(eval(f"lambda: {n}"), _known.Known(1.0, 1.0, 0.0))
     assert len(_known._functions) <= _known.MOST_FUNCTIONS
 
 
@@ -213,12 +213,14 @@ def test_a_call_of_two_dear_items_counts_for_a_start(file: Path) -> None:
     before = _known.missed()
     assert len(list(pmap(lambda n: sum(range(n)), [300_000] * 2))) == 2
     assert _known.missed() > before
+    list(pmap(abs, range(4), parallel=True, max_workers=2))
+    assert _known.missed() == 0.0  # workers were started, so the next start is to be earned anew
 
 
 def test_many_short_calls_get_workers_as_one_long_one_does(file: Path) -> None:
     """Each alone would not pay for a start; what they missed adds up, and then it is paid."""
     facts = _plan.Facts(
-        done=1, left=1000, seconds_per_item=20e-6, waiting=0.0, transfer_per_item=0.0,
+        done=1, left=1000, seconds_per_item=20e-6, busy=1.0, transfer_per_item=0.0,
         costs=_costs.Costs(), warm=0, cores=2,
     )  # fmt: skip
     assert not _plan.make_plan(facts).parallel

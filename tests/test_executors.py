@@ -209,12 +209,12 @@ def test_work_that_waits_goes_to_the_threads():
 @pytest.mark.skipif(
     not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="these threads do compute at once"
 )
-@pytest.mark.parametrize(("waiting", "parallel"), [(0.0, False), (0.9, True)])
-def test_threads_share_waiting_and_not_computing(waiting, parallel):
+@pytest.mark.parametrize(("busy", "parallel"), [(1.0, False), (0.1, True)])
+def test_threads_share_waiting_and_not_computing(busy, parallel):
     """With one interpreter lock they would take turns at computing, so that is done here."""
     executor = started_executor("threads")
     facts = _plan.Facts(
-        done=1, left=1000, seconds_per_item=0.01, waiting=waiting, transfer_per_item=0.0,
+        done=1, left=1000, seconds_per_item=0.01, busy=busy, transfer_per_item=0.0,
         costs=_costs.Costs(), warm=0, cores=2,
     )  # fmt: skip
     assert eventually(lambda: facts_of(executor, facts).warm == 2, LIMIT)

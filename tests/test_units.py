@@ -12,7 +12,7 @@ from typing import Any
 import numpy
 import pytest
 
-from parmap import _costs, _failure, _imports, _machine, _plan, _probe, _transport
+from parmap import _costs, _failure, _imports, _known, _machine, _plan, _probe, _transport
 from parmap._files import Store
 from parmap._transport import pack, unpack
 from parmap.errors import WorkerDied
@@ -109,7 +109,7 @@ def test_python_cpu_count_overrides_all(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 FACTS = _plan.Facts(
-    done=10, left=1000, seconds_per_item=0.01, waiting=0.0, transfer_per_item=0.0,
+    done=10, left=1000, seconds_per_item=0.01, busy=1.0, transfer_per_item=0.0,
     costs=_costs.Costs(), warm=2, cores=2,
 )  # fmt: skip
 
@@ -124,6 +124,7 @@ FACTS = _plan.Facts(
         ({"transfer_per_item": 0.02}, 5, False),
         ({"warm": 0, "costs": _costs.Costs(boot=60.0)}, 5, False),
         ({"warm": 0, "left": 4}, 5, False),
+        ({"busy": 2.0, "warm": 0, "left": 20}, 5, False),
         ({"warm": 0, "left": 4, "missed": 1.0}, 6, True),
         ({}, 6, True),
         ({"left": None, "done": 1000}, 6, True),
@@ -144,6 +145,34 @@ def test_the_first_items_do_not_make_all_look_dear() -> None:
     assert probe.each == pytest.approx(160e-6 / 4096)
     probe.add(1, 1e-3)
     assert probe.each > 100e-6  # one that is dear counts at once
+
+
+@pytest.mark.parametrize(
+    ("after", "busy"),
+    [
+        pytest.param((1.0, 1.0, 0), 1.0, id="it computed"),
+        pytest.param((0.5, 0.5, 0), 1.0, id="another process took the processor from it"),
+        pytest.param((0.1, 0.1, 5), 0.1, id="it waited"),
+        pytest.param((1.0, 2.0, 0), 2.0, id="two threads of its own computed"),
+    ],
+)
+def test_what_an_item_uses_of_processors(
+    monkeypatch: pytest.MonkeyPatch, after: tuple[float, float, int], busy: float
+) -> None:
+    """By the processor time of its thread and of all threads, and how often it chose to wait."""
+    monkeypatch.setattr(_probe, "_clocks", lambda: after)
+    probe = _probe.Probe()
+    probe.look(1.0, (0.0, 0.0, 0))
+    assert probe.busy == pytest.approx(busy)
+
+
+def test_what_an_earlier_call_has_shown_outweighs_one_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_probe, "_clocks", lambda: (1e-3, 1e-3, 0))
+    for busy in (0.1, 1.0, 2.0):
+        probe = _probe.Probe()
+        probe.trust(_known.Known(1.0, busy, 0.0))
+        probe.look(1e-3, (0.0, 0.0, 0))
+        assert probe.busy == pytest.approx(busy, abs=0.1)
 
 
 def test_a_plan_counts_what_workers_have_to_import() -> None:
@@ -172,9 +201,9 @@ def test_what_a_function_makes_workers_import_is_seen_through_what_wraps_it() ->
 
 
 def test_waiting_work_gets_more_workers_than_cores() -> None:
-    assert _plan.choose_workers(FACTS._replace(waiting=0.99)) == _plan.MOST_WAITING_WORKERS
-    assert _plan.choose_workers(FACTS._replace(waiting=0.99, most_workers=5)) == 5
-    assert _plan.choose_workers(FACTS._replace(waiting=0.99, memory_workers=3)) == 3
+    assert _plan.choose_workers(FACTS._replace(busy=0.01)) == _plan.MOST_WAITING_WORKERS
+    assert _plan.choose_workers(FACTS._replace(busy=0.01, most_workers=5)) == 5
+    assert _plan.choose_workers(FACTS._replace(busy=0.01, memory_workers=3)) == 3
 
 
 class NeverAgainError(Exception):
