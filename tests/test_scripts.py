@@ -694,6 +694,58 @@ def test_the_first_calls_of_a_program_may_be_made_by_eight_threads(
     assert eventually(lambda: not place.processes())
 
 
+ROOMS_ON_THE_WAY = ["_decision", "_processes", "_engine", "_flow", "_transport", "_carry"]
+
+
+@pytest.mark.parametrize("module", ["cloudpickle", *(f"parmap.{name}" for name in ROOMS_ON_THE_WAY)])
+def test_ctrl_c_while_a_room_is_imported_is_not_in_the_way_of_the_next_call(
+    place: Place, module: str
+) -> None:
+    """Half an import that stayed would be an error of its own in every later call."""
+    script = place.file(
+        f"""\
+        import os, signal, sys
+        from parmap import pmap
+
+        class Interrupting:
+            def find_spec(self, name, path, target=None):
+                if name == {module!r}:
+                    sys.meta_path.remove(self)
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        sys.meta_path.insert(0, Interrupting())
+        for _ in range(2):
+            try:
+                print(list(pmap(lambda x: x + 1, range(3), parallel=True, max_workers=2)))
+            except KeyboardInterrupt:
+                print("interrupted")
+        """
+    )
+    assert place.run(script) == (0, "interrupted\n[1, 2, 3]\n", "")
+    assert eventually(lambda: not place.processes())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_program_ends_beside_a_thread_that_is_in_a_call(place: Place, method: str) -> None:
+    """A daemon thread is not waited for, and its workers' end is nobody's news."""
+    script = place.file(
+        """\
+        import os, threading, time
+        from parmap import pmap
+        begun = threading.Event()
+        def call():
+            for _ in pmap(lambda x: time.sleep(0.01), range(100_000), parallel=True, max_workers=2):
+                begun.set()
+        threading.Thread(target=call, daemon=True).start()
+        begun.wait()
+        print("over")
+        """
+    )
+    arguments = ("-W", "ignore::DeprecationWarning", script)
+    assert place.run(*arguments, method=method) == (0, "over\n", "")
+    assert eventually(lambda: not place.processes())
+
+
 @pytest.mark.parametrize("context", ["fork", "spawn", "forkserver"])
 def test_a_call_in_a_worker_of_an_executor_of_the_programs(place: Place, context: str) -> None:
     """There the script has another name, and its functions are sent by value all the same."""
@@ -742,6 +794,23 @@ def test_a_program_runs_in_the_debugger(place: Place, method: str) -> None:
 # ------------------------------------------------------------------ where workers cannot be had
 
 
+# Root is exempt from a limit on processes; this is root without what makes it so, in programs that it
+# starts too.
+FEW_PROCESSES = """
+import ctypes, os, resource
+
+def few_processes(most):
+    if os.getuid() == 0:
+        libc = ctypes.CDLL(None)
+        version, sets = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+        libc.prctl(28, 1)  # PR_SET_SECUREBITS, SECBIT_NOROOT
+        libc.capget(version, sets)
+        sets[0] = sets[1] = sets[0] & ~(1 << 21 | 1 << 24)  # CAP_SYS_ADMIN, CAP_SYS_RESOURCE
+        os.setresuid(54321, -1, -1)
+        libc.capset(version, sets)
+    resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
+"""
+
 POOR = {
     "a daemonic process": (
         "import multiprocessing",
@@ -756,6 +825,11 @@ POOR = {
         "import sys; sys.modules['subprocess'] = None",
         "work()",
         "subprocess",
+    ),
+    "too few processes": (
+        FEW_PROCESSES + "few_processes(1)",
+        "work()",
+        "Resource temporarily unavailable",
     ),
     "too few descriptors": (
         "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (10, 10))",
@@ -801,6 +875,37 @@ def test_where_workers_cannot_be_had_the_call_is_serial_and_says_why(
     assert reason in warned
     assert reason in refused
     assert "no workers could be started" in refused
+    assert eventually(lambda: not place.processes())
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="how many processes others have cannot be known")
+def test_a_fork_server_that_may_not_fork_says_so(place: Place) -> None:
+    """It was the last process that the system allowed; under a higher limit there are workers."""
+    script = place.file(
+        FEW_PROCESSES
+        + textwrap.dedent(
+            """
+            import warnings
+            from parmap import pmap
+            few_processes(2)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                print(sum(pmap(lambda n: sum(range(n)), [30_000] * 2000, max_workers=2)))
+            print(*(each.message for each in caught))
+            try:
+                list(pmap(abs, range(4), parallel=True))
+            except RuntimeError as error:
+                print(type(error).__name__, error)
+            """
+        )
+    )
+    code, out, err = place.run(script)
+    assert (code, err) == (0, "")
+    total, warned, refused = out.splitlines()
+    assert int(total) == 2000 * sum(range(30_000))
+    told = "workers die while they start: the system refuses (Resource temporarily unavailable)"
+    assert f"parmap runs this call serially: {told}" in warned
+    assert refused.startswith(f"WorkerDied {told}")
     assert eventually(lambda: not place.processes())
 
 
