@@ -312,9 +312,7 @@ def main():
                 for count in map(int, chosen.counts.split(",")):
                     if not chosen.least <= cost * count <= chosen.most:
                         continue
-                    times = rounds_of(
-                        state, "spin", loops_in(cost), count, chosen.rounds, ways
-                    )
+                    times = rounds_of(state, "spin", loops_in(cost), count, chosen.rounds, ways)
                     cells.append(((in_words(cost), count), times))
         print_table(state, cells, ways)
 

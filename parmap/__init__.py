@@ -8,11 +8,11 @@ One call, front to back, by the rooms it goes through:
     pmap(fn, items)
       1 _api        check the arguments (_call), draw from _inputs         -> Call
       2 _probe      run the first items here, keep their results           -> Probe
-      3 _plan       + _machine: what we may use; _costs: what it takes, and
-                    _imports, which workers have to do first;
-                    _decision goes over                                    -> Plan
+      3 _plan       + _machine: what we may use; _costs: what it takes; _known:
+                    what earlier calls have shown; _imports, which workers
+                    have to do first; _decision goes over                  -> Plan
       4 _engine     lease warm workers from _pool, which get a _briefing and have
-                    a _handle each;
+                    a _handle each, by which one sees who speaks or dies;
                     _processes begin, by _zygote if need be, each on its _seat,
                     _quiet about it; _sweep cleans up after the killed;
                     _executors for who brings an executor, and _carriers to it
@@ -27,7 +27,7 @@ One call, front to back, by the rooms it goes through:
         _failure    an exception on its way back; _orphan ends with its caller
         _remote     the same in a worker of somebody else's
       ========================= process wall ===========================
-      7 _window     _watch who speaks or dies; unpack, put in order, hand out;
+      7 _window     unpack, put in order, hand out;
                     _reasons why something could not be done
       8 _progress   one tick per finished item; _report tells it all
 

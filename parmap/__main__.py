@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+from bisect import bisect_left
 from statistics import median
 from time import perf_counter
 
@@ -23,7 +24,6 @@ TRIES = 30
 
 
 def main() -> None:
-    """Print it."""
     cores, why = _machine.usable_cores()
     memory = _machine.available_bytes()
     print(f"parmap {parmap.__version__}, Python {platform.python_version()}, {platform.platform()}")
@@ -34,10 +34,13 @@ def main() -> None:
     for name in sorted(name for name in os.environ if name.startswith("PARMAP_")):
         print(f"{name}={os.environ[name]}")
     measure(cores)
-    print()
-    for line in told(_costs.costs()):
-        print(line)
-    print()
+    costs = _costs.costs()
+    print(
+        f"\nfirst parallel call: busy {in_words(costs.start)} with asking for workers, which are "
+        f"up {in_words(costs.boot)} later; meanwhile the caller goes on\n"
+        f"each further worker: {in_words(costs.hire)}\n"
+        f"call on warm workers: {in_words(costs.call)}; each chunk: {in_words(costs.chunk)}\n"
+    )
     print(f"{'item takes':>10}  {'parallel from, first call':>25}  {'later calls':>15}")
     for seconds in COSTS:
         cold, warm = threshold(seconds, cores, 0), threshold(seconds, cores, cores)
@@ -46,48 +49,34 @@ def main() -> None:
 
 def measure(cores: int) -> None:
     """Start workers, and time a call and a chunk on them."""
-    list(pmap(abs, range(2 * cores), parallel=True, max_workers=cores, progress=False))
-    call = median(_seconds(cores, items=2) for _ in range(TRIES))
-    many = median(_seconds(cores, items=200) for _ in range(TRIES // 5))
+
+    def seconds(items: int) -> float:
+        began = perf_counter()
+        list(pmap(abs, range(items), parallel=True, max_workers=cores, chunksize=1, progress=False))
+        return perf_counter() - began
+
+    seconds(2 * cores)
+    call = median(seconds(2) for _ in range(TRIES))
+    many = median(seconds(200) for _ in range(TRIES // 5))
     for _ in range(TRIES):  # what was believed before counts for little now
         _costs.measured(call=call, chunk=max(1e-6, (many - call) / 198))
     _costs.write()
     _pool.shutdown()
 
 
-def _seconds(cores: int, items: int) -> float:
-    began = perf_counter()
-    for _ in pmap(abs, range(items), parallel=True, max_workers=cores, chunksize=1, progress=False):
-        pass
-    return perf_counter() - began
-
-
-def told(costs: _costs.Costs) -> list[str]:
-    """What workers cost, in words."""
-    return [
-        f"first parallel call: busy {in_words(costs.start)} with asking for workers, which are up "
-        f"{in_words(costs.boot)} later; meanwhile the caller goes on",
-        f"each further worker: {in_words(costs.hire)}",
-        f"call on warm workers: {in_words(costs.call)}; each chunk: {in_words(costs.chunk)}",
-    ]
-
-
 def threshold(seconds_per_item: float, cores: int, warm: int) -> str:
     """Items from which a call is parallel."""
     facts = _plan.Facts(
-        done=1, left=1, seconds_per_item=seconds_per_item, busy=1.0, transfer_per_item=0.0,
+        done=1, seconds_per_item=seconds_per_item, busy=1.0, transfer_per_item=0.0,
         costs=_costs.costs(), warm=warm, cores=cores,
     )  # fmt: skip
-    low, high = 1, 2**40
-    if not _plan.make_plan(facts._replace(left=high)).parallel:
-        return "never"
-    while low < high:
-        middle = (low + high) // 2
-        if _plan.make_plan(facts._replace(left=middle)).parallel:
-            high = middle
-        else:
-            low = middle + 1
-    return f"{low:,} items"
+
+    def parallel(items: int) -> bool:
+        return _plan.make_plan(facts._replace(left=items)).parallel
+
+    most = 2**40
+    items = bisect_left(range(most), True, key=parallel)
+    return f"{items:,} items" if items < most else "never"
 
 
 if __name__ == "__main__":

@@ -1,16 +1,13 @@
-"""Station 4, what the workers of one call are told before their first chunk: the function, once.
-
-It crosses as a parcel that all of them read; a forked worker finds it in its memory.
-"""
+"""Station 4, what the workers of one call are told before their first chunk: the function, once,
+as a parcel that all of them read. A forked worker finds it in its memory."""
 
 from __future__ import annotations
 
 import itertools
-from typing import Any
 
 from parmap import _messages, _place, _pool, _state, _worker
 from parmap._call import Call
-from parmap._files import Store
+from parmap._files import Store, new_store
 from parmap._handle import Worker
 from parmap._outcome import UNTRUSTED, short_repr
 from parmap._transport import Parcel, dumps_by_value, pack
@@ -19,25 +16,22 @@ _numbers = itertools.count(1)
 
 
 class Briefing:
-    """One call, as its workers get to know it.
-
-    Attributes:
-        number: of the job; crew: whose workers they are; facts: what they have to agree with.
-    """
+    """One call, as its workers get to know it: `facts` are what they have to agree with."""
 
     def __init__(self, call: Call, method: str, threads: int, facts: _state.Facts | None):
-        """Raises what pickling the function, or the initializer, raises."""
         self.number = next(_numbers)
+        self._place, self.facts = None, None
+        task: Parcel | int = self.number
         self._forked = method == "fork"
-        self._place = None if self._forked else _place.place()
-        if self._forked:  # a snapshot of this moment: workers of this call only
-            self.crew = _pool.Crew.forked(self._leave_initializer(call))
+        if method == "fork":  # a snapshot of this moment: workers of this call only
+            self.crew = _pool.Crew(method, self._leave(call), new_store(shares_main=True))
         else:
+            self._place, self.facts = _place.place(), facts
             self.crew = _pool.crew(method, call.initializer())
-        self.facts = None if self._forked else facts
+            task = _packed(call, self.crew.store)
         self._job = _messages.Job(
             number=self.number,
-            task=self._leave_task(call) if self._forked else _packed(call, self.crew.store),
+            task=task,
             retries=call.settings.retries,
             flush_seconds=_worker.FLUSH_SECONDS if call.settings.task_timeout is None else 0.0,
             place=None,
@@ -45,48 +39,41 @@ class Briefing:
             threads=_place.thread_limits(threads),
         )
 
-    def _leave_initializer(self, call: Call) -> int | None:
-        """Leave the initializer where forked workers find it, under a key of its own."""
+    def _leave(self, call: Call) -> int | None:
+        """Leave function and initializer to forked workers. Returns the key of the latter."""
+        _worker.inherited[self.number] = (call.mapper, call.fn)
+        # Local classes keep their identity if cloudpickle has met them before the fork.
+        dumps_by_value(list(_state.classes(call.fn)))
         s = call.settings
         if s.initializer is None:
             return None
         _worker.inherited[-self.number] = (s.initializer, s.initargs)
         return -self.number
 
-    def _leave_task(self, call: Call) -> int:
-        _worker.inherited[self.number] = (call.mapper, call.fn)
-        # Classes that have no importable name keep their identity if cloudpickle has met them
-        # before the fork.
-        dumps_by_value(list(_state.classes(call.fn)))
-        return self.number
-
     def tell(self, worker: Worker) -> None:
-        """Add it to what a worker is sent, unless that knows it."""
-        if worker.job == self.number:
-            return
-        news: Any = {} if worker.place == self._place else {"place": self._place}
-        worker.post(self._job._replace(**news))
-        worker.place, worker.job = self._place, self.number
+        if worker.job != self.number:
+            place = None if worker.place == self._place else self._place
+            worker.post(self._job._replace(place=place))
+            worker.fresh = not worker.job
+            worker.place, worker.job = self._place, self.number
 
     @property
     def takes_memory(self) -> bool:
-        """Whether workers would keep memory for the function until the next call."""
+        """Whether the function does, in workers, until the next call."""
         task = self._job.task
         return isinstance(task, Parcel) and task.path is not None
 
     def end(self) -> None:
-        """Nobody will be told any more."""
-        if self._forked:
+        if isinstance(self._job.task, Parcel):
+            self._job.task.discard()
+        else:
             _worker.inherited.pop(self.number, None)
             _worker.inherited.pop(-self.number, None)
             self.crew.end()
             self.crew.store.sweep()
-        elif isinstance(self._job.task, Parcel):
-            self._job.task.discard()
 
 
 def _packed(call: Call, store: Store) -> Parcel:
-    """The function, once for all workers. Raises TypeError where it does not pickle."""
     try:
         return call.carried(lambda: pack((call.mapper, call.fn), store, shared=True))
     except UNTRUSTED as error:

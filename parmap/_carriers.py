@@ -1,12 +1,6 @@
 """Station 4, past this process: how each kind of executor takes a chunk, and gives its reply.
 
-    Carrier   any Executor or Pool: pickles; the function again where a process lacks it
-    Threads   an executor or Pool of threads: objects go as they are
-    Dask      a Dask client: the function is scattered to all workers
-    Ray       a Ray pool: the function lies in the object store; an actor that died is replaced
-
-The last three say what is different with them, and nothing of Dask's or Ray's is imported that is
-not there already. The executor belongs to the caller: it is never shut down here.
+The executor belongs to the caller: it is never shut down here.
 """
 
 from __future__ import annotations
@@ -18,49 +12,54 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future
 from functools import cache, partial
 from typing import Any
 
+import parmap
 from parmap import _machine, _remote
 from parmap._call import Call
 from parmap._failure import Dumps
+from parmap._loaded import loaded
 from parmap._outcome import UNTRUSTED, short_repr
 from parmap._transport import dumps, dumps_by_value
 
-# Bytes of a pickled function up to which it goes along with every chunk, and on Ray in the message
-# rather than through the object store. Smaller would ask for it again more often, one round trip
-# each; larger sends more than the message itself.
+# Bytes of a function up to which it goes along with each chunk, or with Ray's messages. Smaller has
+# workers ask for it, a round trip each; larger sends more than the items.
 SMALL_FUNCTION = 4096
 
-# A reply beside those of `_remote`: the worker that ran the chunk is lost.
+# A reply beside those of `_remote`.
 LOST = "worker lost"
-
-# What a future may raise: what its chunk came to, or that it was cancelled.
-FAILED = (*UNTRUSTED, CancelledError)
 
 
 class Carrier:
-    """Any executor or Pool whose workers have parmap: what crosses is pickled."""
+    """Any executor or Pool whose workers have parmap."""
 
     pickles = True
-    takes_turns = False  # whether its workers compute one at a time
+    takes_turns = False  # its workers compute one at a time
 
     def __init__(self, executor: Any):
         self.name = type(executor).__name__
         self.over = threading.Event()  # the call
         self._executor = executor
-        self._hosts = _hosts(executor)
+        self._hosts = self._processes()
 
     def capacity(self) -> int:
-        """How many chunks can run at once, now; as for us where the executor does not say."""
+        """How many chunks can run at once now, as far as the executor says."""
         for name in ("_max_workers", "_processes"):
             if isinstance(size := getattr(self._executor, name, None), int):
                 return size
         return _machine.usable_cores()[0]
 
-    def ping(self) -> Any:
-        return _submit(self._executor, abs, 0)
+    def run(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """The future of `fn(*args)`."""
+        if hasattr(self._executor, "submit"):
+            return self._executor.submit(fn, *args)
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()  # cancelled, it would end the Pool's thread
+        done, failed = future.set_result, future.set_exception
+        self._executor.apply_async(fn, args, callback=done, error_callback=failed)
+        return future
 
     def start(self, call: Call) -> None:
         """Make the function known. Raises TypeError where it does not pickle."""
@@ -68,10 +67,11 @@ class Carrier:
         self._untold = self.capacity()
 
     def _name(self, call: Call, dumps: Dumps) -> None:
-        """Pickle the function once for all workers, with how they are to pickle its results."""
+        """Pickle the function once, with what is to pickle its results."""
         task: _remote.Task = (call.mapper, call.fn, call.settings.retries)
+        self._key = uuid.uuid4().hex
         try:
-            self._key, self._function = uuid.uuid4().hex, dumps_by_value((task, dumps))
+            self._function: Any = dumps_by_value((task, dumps))
         except UNTRUSTED as error:
             raise TypeError(
                 f"the mapped function {short_repr(call.fn)} cannot be sent to a worker: "
@@ -83,40 +83,40 @@ class Carrier:
         return dumps(items)
 
     def submit(self, data: Any, again: bool) -> Any:
-        """A future for a chunk; `again` where the process that had it lacked the function."""
+        """`again` where the process that had it lacked the function."""
         self._untold -= 1
         tell = again or self._untold >= 0 or len(self._function) <= SMALL_FUNCTION
-        function = self._function if tell else None
-        return _submit(self._executor, _remote.run_pickled, self._key, None, function, data)
+        return self.run(_remote.run_pickled, self._key, self._function if tell else None, data)
 
     def replies(self, futures: list[Any]) -> list[Any]:
-        """What came of each: a `_remote.Reply`, LOST, or the exception that says why the executor
-        is of no more use."""
+        """For each: a `_remote.Reply`, LOST, or why the executor is of no more use."""
         return [self._reply(future) for future in futures]
 
     def _reply(self, future: Any) -> Any:
         try:
             return future.result()
-        except FAILED as error:
+        except UNTRUSTED as error:
             return error
 
     def trouble(self) -> str:
-        """What is known to be wrong with the executor, though no future says so; or "".
-
-        A Pool replaces a worker that died, and forgets the chunk it had: who waits for that waits
-        for ever.
-        """
+        """What no future says: a Pool replaces a worker that died, and forgets its chunk."""
         if getattr(self._executor, "_state", "") == "TERMINATE":
             return "it was terminated"
-        for code in [host.exitcode for host in self._hosts]:
+        for host in self._hosts:
+            code = host.exitcode
             if code or (code == 0 and not self._executor._maxtasksperchild):
                 return f"a worker of the pool ended (exit code {code}), and its chunk is lost"
-        self._hosts = _hosts(self._executor)
+        self._hosts = self._processes()
         return ""
+
+    def _processes(self) -> list[Any]:
+        """Of a Pool; others keep something else there."""
+        found = getattr(self._executor, "_pool", None)
+        return list(found) if isinstance(found, list) else []
 
 
 class Threads(Carrier):
-    """Threads of this process. Nothing is pickled, and items can be stopped between two."""
+    """Objects go as they are, and a chunk can be stopped between two."""
 
     pickles = False
     takes_turns = getattr(sys, "_is_gil_enabled", lambda: True)()
@@ -128,45 +128,41 @@ class Threads(Carrier):
         return list(items)
 
     def submit(self, data: Any, again: bool) -> Any:
-        return _submit(self._executor, _remote.run_shared, self._task, self.over, data)
+        return self.run(_remote.run_shared, self._task, self.over, data)
 
 
 class Dask(Carrier):
-    """A Dask client. Its scheduler gives the chunks of a dead worker to another one by itself."""
+    """A Dask client. Its scheduler gives the chunks of a dead worker to another one."""
 
     def capacity(self) -> int:
         return sum(self._executor.nthreads().values())
 
-    def ping(self) -> Any:
-        return self._executor.submit(abs, 0, pure=False)
+    def run(self, fn: Callable[..., Any], *args: Any) -> Any:
+        return self._executor.submit(fn, *args, key=f"pmap-{uuid.uuid4().hex}")
 
     def start(self, call: Call) -> None:
         import cloudpickle
 
         self._name(call, cloudpickle.dumps)
         if not self.capacity():
-            self.ping().result()  # a cluster without workers gets some when there is work
+            self.run(abs, 0).result()  # a cluster without workers gets some when there is work
         shared = [Sealed(runner_by_value()), self._function]
         self._shared = self._executor.scatter(shared, broadcast=True, hash=False)
 
-    def _share_again(self) -> None:
-        """What was scattered went with the workers that had it. Those that come may go too: so now
-        it is the result of a task, which the scheduler can run again."""
-        submit = partial(self._executor.submit, pure=False)
-        self._shared = [submit(pickle.loads, runner_by_value()), submit(bytes, self._function)]
-
     def submit(self, data: Any, again: bool) -> Any:
         runner, function = self._shared
-        task = (operator.call, runner, self._key, None, function, data)
-        return self._executor.submit(*task, key=f"pmap-{uuid.uuid4().hex}", pure=False)
+        return self.run(operator.call, runner, self._key, function, data)
 
     def replies(self, futures: list[Any]) -> list[Any]:
         try:
             return list(self._executor.gather(futures))  # a few ms, however many
-        except FAILED:
+        except UNTRUSTED:
             found = super().replies(futures)
         if _remote.MISSING in found:
-            self._share_again()
+            # The workers that had the function are gone, as others may be: from now on it is the
+            # result of a task, which the scheduler can run again.
+            runner = self.run(pickle.loads, runner_by_value())
+            self._shared = [runner, self.run(bytes, self._function)]
         return found
 
     def _reply(self, future: Any) -> Any:
@@ -183,8 +179,7 @@ class Dask(Carrier):
 
 
 class Ray(Carrier):
-    """A Ray pool. Its actors are chosen here, one by one: the pool itself would go on giving
-    chunks to one that died."""
+    """A Ray pool. Its actors are chosen here: the pool would go on with one that died."""
 
     def __init__(self, pool: Any):
         super().__init__(pool)
@@ -198,42 +193,35 @@ class Ray(Carrier):
         import cloudpickle
 
         self._name(call, cloudpickle.dumps)
-        self._fetch = None
         if len(self._function) > SMALL_FUNCTION:
-            self._fetch, self._function = self._ray.get, self._ray.put(self._function)
+            self._function = partial(self._ray.get, self._ray.put(self._function))
         self._slots = range(min(self.capacity(), call.settings.max_workers or sys.maxsize))
         self._at: dict[Any, int] = {}  # in which of these each future's actor is
-        self._told: set[Any] = set()  # actors that have the function, and what runs it
+        self._told: set[Any] = set()  # actors that have the function
 
     def submit(self, data: Any, again: bool) -> Any:
         slot = min(self._slots, key=Counter(self._at.values()).__getitem__)
         actor = self._executor._actor_pool[slot][0]._actor_id
-        runner, fetch, function = _remote.KEPT_RUNNER, None, None
+        runner, function = _remote.KEPT_RUNNER, None
         if again or actor not in self._told:
-            runner, fetch, function = runner_by_value(), self._fetch, self._function
+            runner, function = runner_by_value(), self._function
         self._told.add(actor)
-        batch: list[Any] = [((self._key, fetch, function, data), {})]
+        batch: list[Any] = [((self._key, function, data), {})]
         future = self._executor._run_batch(slot, Sealed(runner), batch).future()
         self._at[future] = slot
         return future
 
     def _reply(self, future: Any) -> Any:
-        self._at.pop(future, None)
-        reply = super()._reply(future)  # of an actor: a list of results, of one
-        result = reply[0] if isinstance(reply, list) else reply
+        slot, reply = self._at.pop(future), super()._reply(future)
+        result = reply[0] if isinstance(reply, list) else reply  # of a batch of one
         error = getattr(result, "underlying", result)  # of a PoolTaskError
         if isinstance(error, self._ray.exceptions.RayActorError):
-            self._replace(error.actor_id)
+            actors = self._executor._actor_pool
+            if actors[slot][0]._actor_id.hex() == error.actor_id:  # else it was replaced already
+                actors[slot] = self._executor._new_actor_entry()
             return LOST
         lacking = isinstance(error, BaseException) and _remote.KEPT in str(error)
         return _remote.MISSING if lacking else error  # Ray restarted the actor
-
-    def _replace(self, dead: str) -> None:
-        """Once, though each chunk that it had says so."""
-        actors = self._executor._actor_pool
-        for slot, (actor, _) in enumerate(actors):
-            if actor._actor_id.hex() == dead:
-                actors[slot] = self._executor._new_actor_entry()
 
     def trouble(self) -> str:
         return "" if self._ray.is_initialized() else "Ray was shut down"
@@ -241,45 +229,28 @@ class Ray(Carrier):
 
 def carrier(executor: Any) -> Carrier:
     """How chunks go to this executor."""
-    distributed = sys.modules.get("distributed")
-    if distributed is not None and isinstance(executor, distributed.Client):
+    if _is(executor, "distributed", "Client"):
         return Dask(executor)
-    if type(executor).__module__.startswith("ray.util.multiprocessing"):
+    if _is(executor, "ray.util.multiprocessing", "Pool"):
         return Ray(executor)
     return Threads(executor) if shares_memory(executor) else Carrier(executor)
 
 
 def shares_memory(executor: Any) -> bool:
     """Whether its workers are threads of this process, and of this interpreter."""
-    pools = sys.modules.get("multiprocessing.pool")
-    if pools is not None and isinstance(executor, pools.ThreadPool):
-        return True
-    interpreters = "InterpreterPoolExecutor" in (c.__name__ for c in type(executor).__mro__)
-    return isinstance(executor, ThreadPoolExecutor) and not interpreters
+    if "InterpreterPoolExecutor" in (c.__name__ for c in type(executor).__mro__):
+        return False
+    threads = _is(executor, "concurrent.futures.thread", "ThreadPoolExecutor")
+    return threads or _is(executor, "multiprocessing.pool", "ThreadPool")
 
 
-def _submit(executor: Any, fn: Callable[..., Any], *args: Any) -> Any:
-    """The future of `fn(*args)`, also where the executor is a Pool."""
-    if hasattr(executor, "submit"):
-        return executor.submit(fn, *args)
-    future: Future[Any] = Future()
-    # Nobody can cancel it: an answer to a cancelled one would end the thread that brings them all.
-    future.set_running_or_notify_cancel()
-    executor.apply_async(fn, args, callback=future.set_result, error_callback=future.set_exception)
-    return future
-
-
-def _hosts(executor: Any) -> list[Any]:
-    """The processes of a Pool, which others keep elsewhere."""
-    found = getattr(executor, "_pool", None)
-    return list(found) if isinstance(found, list) else []
-
-
-# ------------------------------------------------------------------ functions as bytes
+def _is(executor: Any, module: str, kind: str) -> bool:
+    """Nothing is imported that is not there already."""
+    return isinstance(executor, getattr(loaded(module), kind, ()))
 
 
 class Sealed:
-    """Bytes that become what they hold when they are unpickled, whoever does it."""
+    """Bytes that become what they hold when they are unpickled."""
 
     def __init__(self, data: bytes):
         self._data = data
@@ -295,8 +266,6 @@ _registry = threading.Lock()
 def runner_by_value() -> bytes:
     """`run_pickled` with all it needs, for workers without parmap."""
     import cloudpickle
-
-    import parmap
 
     with _registry:  # it holds for the whole process
         cloudpickle.register_pickle_by_value(parmap)

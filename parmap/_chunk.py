@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Callable
+from itertools import count
 from typing import Any, NamedTuple, Protocol
 
 from parmap._failure import Failure
 from parmap._messages import Answer
 from parmap._transport import Parcel
 
-_chunk_numbers = itertools.count(1)
+_numbers = count(1)
 
-# What came of items: values as bytes, values of items that ran here, or one item's exception.
+# What came of items: values as bytes, values of items run here, or one item's exception.
 Outcome = Parcel | list[Any] | Failure | BaseException
 
 
@@ -21,39 +21,37 @@ class Chunk:
     """Consecutive items on their way, kept until they are answered: a dead worker's are sent again.
 
     Attributes:
-        start: index of the first item; items: the items; number: its name on the board.
-        single: ask for one parcel an item; lives: how many more workers each item may cost.
-        parts: outcomes that came, not yet handed out, each with the count of items it is of.
-        got: how many items have come; done: nothing more will.
-        nbytes, bulk: of its items, packed; inline_bytes: what of them went into the pipe.
-        path: of the file they went in, or None.
-        origin: the index that offset 0 on the board is.
+        start: index of the first; number: its name on the board.
+        lives: workers that each item may still cost.
+        got: items that have come; parts: what of that is to be handed out, each with its count.
+        nbytes, bulk: of the items, packed; inline_bytes: of these, in the pipe; path: of a file.
     """
 
-    __slots__ = (
-        *("start", "items", "number", "single", "lives", "parts", "got", "done"),
-        *("nbytes", "bulk", "path", "inline_bytes", "origin"),
-    )
-
-    def __init__(self, start: int, items: list[Any], single: bool = False, lives: int = 0):
-        self.start, self.items, self.number = start, items, next(_chunk_numbers)
-        self.single, self.lives = single, lives
+    def __init__(self, start: int, items: list[Any], lives: int):
+        self.start, self.items, self.lives = start, items, lives
+        self.number = next(_numbers)
         self.parts: deque[tuple[int, Outcome]] = deque()
-        self.got, self.done = 0, False
-        self.nbytes, self.bulk, self.inline_bytes, self.origin = 0, 0, 0, start
+        self.got = self.nbytes = self.bulk = self.inline_bytes = 0
         self.path: str | None = None
+
+    @property
+    def left(self) -> int:
+        """How many items are to come."""
+        return len(self.items) - self.got
+
+    def add(self, size: int, outcome: Outcome) -> None:
+        self.parts.append((size, outcome))
+        self.got += size
 
 
 class Part(NamedTuple):
-    """Outcomes of some items of a chunk."""
-
     chunk: Chunk
     answer: Answer
 
 
 class Lost(NamedTuple):
-    """A worker is gone. `chunks` were at it; the first was running `length` items at `offset`,
-    unless `running` is false. `error` is what the item at fault gets."""
+    """A worker is gone. Of the first of its chunks, if `running`, it was at `length` items from
+    `offset` on; `error` is for the one at fault."""
 
     chunks: list[Chunk]
     running: bool
@@ -63,16 +61,15 @@ class Lost(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A chunk that a worker could not read: its items, one by one, may tell which."""
+    """A worker could not read a chunk."""
 
     chunk: Chunk
     failure: Failure
 
 
 class Unavailable(NamedTuple):
-    """The engine cannot go on. `chunks` were not run; `error` says why, for who insists."""
+    """The engine cannot go on. `error` says why, for who insists."""
 
-    chunks: list[Chunk]
     reason: str
     error: BaseException
 
@@ -81,72 +78,40 @@ Event = Part | Lost | Refused | Unavailable
 
 
 class Engine(Protocol):
-    """The door at which the flow meets an engine. What a worker is, only the engine knows.
-
-    Attributes:
-        workers: how many there are now; deaths: how many were lost.
-        booting: whether no worker has come up yet, and the caller may go on meanwhile.
-        retired: workers of which chunks were taken back, and which get nothing more.
-        chunk_cost: seconds that a chunk costs; 0 for parmap's own workers, for which the plan's
-            constants are made.
-    """
+    """The door at which the flow meets an engine. What a worker is, only the engine knows."""
 
     @property
-    def workers(self) -> int: ...
+    def workers(self) -> int: ...  # how many there are
     @property
-    def deaths(self) -> int: ...
+    def deaths(self) -> int: ...  # how many were lost
     @property
-    def booting(self) -> bool: ...
+    def booting(self) -> bool: ...  # no worker has come up yet, and the caller may go on meanwhile
     @property
-    def retired(self) -> int: ...
+    def retired(self) -> int: ...  # workers of which chunks were taken back; they get nothing more
     @property
-    def chunk_cost(self) -> float: ...
+    def chunk_cost(self) -> float: ...  # in seconds; 0 for parmap's own, which the plan knows
 
-    def ours(self) -> bool:
-        """Whether this process may go on with it: a forked copy of the caller may not."""
-        return True
+    def ours(self) -> bool: ...  # not in a forked copy of the caller
+    def hungry(self, low: int) -> Any: ...  # a worker with fewer than `low` chunks, or None
+    def full(self, worker: Any, /) -> bool: ...  # it can take no further chunk now
+
+    def send(self, chunk: Chunk, worker: Any, /) -> None:
+        """Raises what pickling the items raises."""
+
+    def flush(self, worker: Any, /) -> None:
+        """Nothing more is sent for now."""
+
+    def wait(self, seconds: float | None) -> list[Event]:
+        """What happened, or does within the time; None: until something does."""
 
     def boot_left(self) -> float:
         """Seconds until a worker will be up."""
         return 0.0
-
-    def hungry(self, low: int) -> Any:
-        """A worker with fewer than `low` chunks, or None."""
-
-    def full(self, worker: Any, /) -> bool:
-        """Whether it can take no further chunk now."""
-        return False
-
-    def send(self, chunk: Chunk, worker: Any, /) -> None:
-        """Send it one more. Raises what pickling the items raises."""
-
-    def flush(self, worker: Any, /) -> None:
-        """Nothing more is sent to it for now."""
-
-    def wait(self, seconds: float | None) -> list[Event]:
-        """What happened, or happens within the time (None: until something does)."""
-        return []
 
     def take_back(self) -> list[Chunk]:
         """Chunks that one worker had and will not run."""
         return []
 
     def running_items(self) -> int:
-        """Items done of chunks not yet answered, for the bar."""
+        """Items done of chunks not yet answered."""
         return 0
-
-
-def arguments(item: Any) -> Any:
-    """starmap takes any iterable for the arguments; across the wall it has to be a tuple."""
-    try:
-        return tuple(item)
-    except TypeError:  # not iterable: starmap says so in the worker, at its position
-        return item
-
-
-def settled(start: int, error: BaseException) -> Chunk:
-    """A place in the window without an item: what the input raised there."""
-    chunk = Chunk(start, [])
-    chunk.parts.append((0, error))
-    chunk.done = True
-    return chunk

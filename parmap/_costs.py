@@ -1,7 +1,7 @@
 """What workers cost on this machine, as measured before.
 
-Kept in a small file in the user's cache directory, for the first decision of a script. Where it is missing, old, broken or forbidden, the built-in costs serve, and nobody is
-told.
+Kept in a small file in the user's cache directory, for the first decision of a script. Where it is
+missing, old, broken or forbidden, the built-in costs serve, and nobody is told.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Costs:
 # moment.
 LEARNING = 0.3
 
-# A measurement is believed up to this many times more, or less, than what is remembered; and that
-# is at most so many times more, or less, than what is built in.
+# How many times more, or less, a measurement may be than what is remembered, and that than what is
+# built in. Larger believes anything, and then no call might be parallel, and measure, any more.
 MOST_CHANGE = 3.0
 FARTHEST = 8.0
 
@@ -76,19 +76,20 @@ def costs() -> Costs:
 def measured(**seconds: float) -> None:
     """Take a measurement into account: `measured(boot=0.06)`."""
     global _costs
-    known = dict(zip(Costs.__annotations__, costs(), strict=True))
+    known = Costs(*costs())
     for name, value in seconds.items():
-        old, built_in = known[name], getattr(Costs, name)
-        value = min(max(value, old / MOST_CHANGE), old * MOST_CHANGE)
-        learned = old + LEARNING * (value - old)
-        # Never so much that no call would be parallel any more, and nothing be measured again.
-        known[name] = min(max(learned, built_in / FARTHEST), built_in * FARTHEST)
-    _costs = Costs(**known)
+        old, built_in = getattr(known, name), getattr(Costs, name)
+        learned = old + LEARNING * (_within(MOST_CHANGE, old, value) - old)
+        setattr(known, name, _within(FARTHEST, built_in, learned))
+    _costs = known
+
+
+def _within(times: float, middle: float, value: float) -> float:
+    return min(max(value, middle / times), middle * times)
 
 
 def crowded(ratio: float) -> None:
-    """Take into account that items took so many times longer in workers than alone. Bounded, or
-    workers would be worth nothing, and nothing be measured again."""
+    """Take into account that items took so many times longer in workers than alone."""
     measured(crowding=min(max(ratio, 1.0), MOST_CROWDING))
 
 

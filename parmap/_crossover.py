@@ -61,25 +61,20 @@ class Crossover(NamedTuple):
             ahead = row.items
         return ahead
 
-    def __str__(self) -> str:
-        head = f"{self.name}, {self.workers} workers"
-        lines = [head, f"{'items':>9}  {'serial':>9}  {'parallel':>9}  speed-up"]
-        for row in self.rows:
-            mark = {
-                self.crossing: "  <- parallel is ahead from here on",
-                self.first_crossing: "  <- and from here on in the first call too",
-            }.get(row.items, "")
-            lines.append(
-                f"{row.items:>9,}  {in_words(row.serial):>9}  {in_words(row.parallel):>9}  "
-                f"{row.serial / row.parallel:>8.2f}{mark}"
-            )
+    def __repr__(self) -> str:
+        marks = {
+            self.crossing: "  <- parallel is ahead from here on",
+            self.first_crossing: "  <- and from here on in the first call too",
+        }
+        lines = [f"{self.name}, {self.workers} workers"]
+        lines.append(f"{'items':>9}  {'serial':>9}  {'parallel':>9}  speed-up")
+        for items, serial, parallel in self.rows:
+            times = f"{in_words(serial):>9}  {in_words(parallel):>9}  {serial / parallel:>8.2f}"
+            lines.append(f"{items:>9,}  {times}{marks.get(items, '')}")
         if self.crossing is None:
             lines.append("parallel was never ahead")
         lines.append(f"starting workers took {in_words(self.start)}, once a process")
         return "\n".join(lines)
-
-    def __repr__(self) -> str:
-        return str(self)
 
     def plot(self, ax: Any = None) -> Any:
         """Draw seconds over items, both axes logarithmic, with the crossing marked.
@@ -96,8 +91,7 @@ class Crossover(NamedTuple):
         try:
             import matplotlib.pyplot as plt
         except ImportError as error:
-            message = "plot() needs matplotlib: pip install 'parmap-pool[plot]'"
-            raise ImportError(message) from error
+            raise ImportError("plot() needs matplotlib: pip install 'parmap-pool[plot]'") from error
         if ax is None:
             _, ax = plt.subplots(layout="constrained")
         counts, serial, parallel = zip(*self.rows, strict=True)
@@ -136,27 +130,28 @@ def crossover(fn: Callable[[T], object], item: T) -> Crossover:
         >>> measured.rows[0].items
         1
     """
-    name = getattr(fn, "__qualname__", None) or repr(fn)
     workers, _ = _machine.usable_cores()
-    start = _seconds(lambda: list(pmap(fn, [item], parallel=True, max_workers=workers)), 1)
+    items = [item]
+
+    def serial() -> object:
+        return list(map(fn, items))
+
+    def parallel() -> object:
+        return list(pmap(fn, items, parallel=True, max_workers=workers))
+
+    start = _seconds(parallel, 1)
     rows: list[Row] = []
-    count = 1
-    while not rows or (max(rows[-1][1:]) < LONGEST_SECONDS and not _settled(rows[-3:])):
-        rows.append(_row(fn, [item] * count, workers))
-        count *= 2
+    while not rows or (max(rows[-1][1:]) < LONGEST_SECONDS and not _settled(*rows[-3:])):
+        rows.append(Row(len(items), _seconds(serial), _seconds(parallel)))
+        items += items
+    name = getattr(fn, "__qualname__", None) or repr(fn)
     return Crossover(name, tuple(rows), max(0.0, start - rows[0].parallel), workers)
 
 
-def _settled(last: list[Row]) -> bool:
+def _settled(*last: Row) -> bool:
     """Parallel was ahead three times in a row, and clearly in the last."""
-    ahead = all(row.parallel < row.serial for row in last)
-    return len(last) == 3 and ahead and last[-1].parallel < 0.75 * last[-1].serial
-
-
-def _row(fn: Callable[[Any], Any], items: list[Any], workers: int) -> Row:
-    serial = _seconds(lambda: list(map(fn, items)))
-    parallel = _seconds(lambda: list(pmap(fn, items, parallel=True, max_workers=workers)))
-    return Row(len(items), serial, parallel)
+    ahead = len(last) == 3 and all(row.parallel < row.serial for row in last)
+    return ahead and last[-1].parallel < 0.75 * last[-1].serial
 
 
 def _seconds(run: Callable[[], object], tries: int = TRIES) -> float:

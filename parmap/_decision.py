@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from parmap._executors import ExecutorEngine
     from parmap._flow import Flow
 
-# Seconds the rest must be expected to take before a cold start is thought of. Smaller reads what is
-# remembered, 0.2 ms, for calls that are over soon; no start was ever made up for in less.
+# Seconds the rest must take before a cold start is thought of. Smaller reads the remembered costs,
+# for 0.2 ms, in calls that are over soon; no start was ever made up for in less.
 WORTH_COLD = 30e-3
 
-# Seconds of items that must have been seen for a plan. Smaller trusts the first few, which run on
-# cold caches, ten times as long as the others; larger delays work that could be shared.
+# Seconds of items that must have been seen for a plan. Smaller trusts the first ones, which take
+# ten times as long on cold caches; larger delays work that could be shared.
 SEEN_SECONDS = 100e-6
 
-# Seconds of items between two plans at the least; else a quarter of what was done. Smaller makes
-# plans, at 40 us each, that say the same; larger leaves work here that got dearer.
+# Seconds of items between two plans at the least; else a quarter of what was done. Smaller plans
+# the same again, for 40 us; larger leaves work here that got dearer.
 LOOK_SECONDS = 0.5e-3
 
-# How many times longer than moving it took before an item must take to be moved unweighed. Smaller
-# trusts what was measured on a few items; larger weighs again, for 0.1 ms.
+# How many times longer than moving it an item must have taken to be moved unweighed. Smaller trusts
+# what a few items weighed; larger weighs again, for 0.1 ms.
 NO_MATTER = 20
 
 

@@ -1,54 +1,44 @@
 """Stations 5 and 7: keep every worker fed, a bounded way ahead, and hand out what comes, in order.
 
-All of it runs in the thread that iterates, and only while it asks for more. The window holds the
-chunks that were cut and not yet handed out, in the order of the input; workers answer in any order.
+All of it runs in the thread that iterates, and only while it asks for more.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from itertools import starmap
 from time import monotonic
 from typing import Any
 
-from parmap import _costs, _messages, _plan
+from parmap import _costs, _plan
 from parmap._call import Call
-from parmap._chunk import (
-    Chunk,
-    Engine,
-    Event,
-    Lost,
-    Part,
-    Refused,
-    Unavailable,
-    arguments,
-    settled,
-)
-from parmap._outcome import UNTRUSTED
-from parmap._own import Own, items_meanwhile, run_rest, run_whole
+from parmap._chunk import Chunk, Engine, Lost, Part, Refused, Unavailable
+from parmap._outcome import UNTRUSTED, raising
+from parmap._own import run_some
 from parmap._progress import Progress
 from parmap._reasons import cannot_load, cannot_send
 from parmap._report import Report
 from parmap._transport import Parcel
 from parmap._window import Window
 
-# Items on their way or waiting to be handed out, where no buffersize is given; and bytes, but each
-# worker may have one chunk. Smaller starves workers behind a slow item; larger holds more memory.
+# Items, and bytes, on their way or waiting to be handed out; each worker may have one chunk anyway.
+# Smaller starves workers behind a slow item; larger holds more memory.
 MOST_AHEAD = 50_000
-
-# Of that, what a worker may have before any result was handed out; two more come with each that
-# was, and it doubles while workers wait for one slow item, at most each TICK. Where the input does
-# not say how long it is it may be endless, and five results should cost a few dozen inputs.
-FIRST_AHEAD = 4096
-FIRST_AHEAD_UNKNOWN = 8
 MOST_BYTES_AHEAD = 128 * 2**20
 
-# Bytes of a chunk from which a worker has two at the most. Smaller starves workers; larger has more
-# files on their way, and a new one costs three times what one costs that is written again.
+# Items of them for each worker at first. Two more come with each result handed out, and it doubles
+# in each TICK that workers wait for one slow item. An input of unknown length may be endless: five
+# results should cost a few dozen inputs.
+FIRST_AHEAD = 4096
+FIRST_AHEAD_UNKNOWN = 8
+
+# Bytes of a chunk from which a worker has two at the most. Smaller starves workers; larger needs
+# more files, and a new one costs three times what one costs that is written again.
 WAKE_BYTES = 256 * 2**10
 
-# Seconds without an answer from warm workers after which the caller helps: they may be importing
-# what the function needs. Smaller would take work from workers that are about to answer.
+# Seconds without an answer from warm workers after which the caller helps: they may be importing.
+# Smaller takes work from workers that are about to answer.
 LATE_SECONDS = 20e-3
 
 # Seconds between two looks at the boards, while a bar is shown.
@@ -59,252 +49,210 @@ class Flow:
     """The parallel part of one call: an iterator of batches, each an iterator of results."""
 
     def __init__(self, call: Call, engine: Engine, progress: Progress, report: Report):
-        self._call = call
-        self._engine = engine
-        self._progress = progress
-        self._report = report
-        self.seconds_per_item = report.probe.each  # of late; 0 while nothing is known
+        self._call, self._engine = call, engine
+        self._progress, self._report = progress, report
+        self._window = Window(call.settings, report)
+        self.discard = self._window.discard
+        self._each = report.probe.each  # seconds of an item of late; 0 while nothing is known
         self._bulk_each = 0.0
         self._fed = False  # no worker has room, and nothing was heard since
-        self._window = Window(call.settings, report)
-        self._again = self._window.again
-        # The caller goes on with items until a worker has answered. Not where the user asked for
-        # workers from the first item on, or brought them.
-        ours, began = call.settings.executor is None, monotonic()
-        self._helps = ours and call.settings.parallel is None
-        self._waits_since = began if ours else None  # until the first answer
-        self._helps_at = began + (0.0 if engine.booting else LATE_SECONDS)
-        self._own: Own | None = None  # what it is at
+        self._drawing = False  # there is more to draw now, but it takes long
+        self._first_ahead = FIRST_AHEAD if call.inputs.left() else FIRST_AHEAD_UNKNOWN
         self._patience = 0  # how often the window was widened for one slow item
         self.unavailable: Unavailable | None = None
+        # The caller goes on until a worker has answered, unless the user insists on workers.
+        self._unanswered = call.settings.executor is None
+        self._helps = self._unanswered and call.settings.parallel is None
+        self._own: Chunk | None = None
+        self._began = monotonic()
+        self._late = 0.0 if engine.booting else LATE_SECONDS
 
     def batches(self) -> Iterator[Iterator[Any]]:
         """Results as they come, until the input has ended or the engine cannot go on."""
+        window, inputs = self._window, self._call.inputs
         while True:
             if not self._engine.ours():  # its workers go on for the original
                 raise RuntimeError("this pmap belongs to the process that this one was forked from")
-            slow = self._call.inputs.slow
-            batch = self._window.next_ready() if slow else None  # ready results before a slow draw
+            batch = window.next_ready() if inputs.slow else None
             if batch is None:
                 self._feed()
-                batch = self._window.next_ready()
+                batch = window.next_ready()
             if batch is not None:
                 yield batch
-                self._window.taken()  # all of it was, or we would not be here
-            elif self._window.chunks and self.unavailable is None:
-                if not (self._helps and self._help()):
-                    self._wait()
-            elif self._window.chunks and not self._call.insists:
-                yield from self._rest_here()
+                window.taken()  # all of it was, or we would not be here
+            elif not window.chunks:
+                if inputs.error is None:
+                    return
+                failed, inputs.error = [inputs.error], None
+                yield raising(failed.pop())  # which no frame may know
+            elif self.unavailable is not None:
+                if self._call.insists:
+                    return
+                run_some(self._call, window.chunks[0], self._report)
+            elif self._own and self._own.left:
+                run_some(self._call, self._own, self._report)
+                self._hear(0.0)
             else:
-                return
+                self._wait()
 
-    def _help(self) -> bool:
-        """Until workers answer, run the next items here; False when there is nothing to do."""
-        if self._own is None or self._own.chunk.done:
-            chunk = self._next_own() if monotonic() >= self._helps_at else None
-            self._own = None if chunk is None else Own(self._call, chunk, self._report.probe)
-        if self._own is None:
-            return False
-        self._own.run()
-        self._hear(0.0)
-        return True
+    # ------------------------------------------------------------------ out: cut and send
+
+    def _feed(self) -> None:
+        """Send chunks while workers and the window have room."""
+        engine, again = self._engine, self._window.again
+        self._drawing = False
+        if self.unavailable is not None:
+            return
+        if self._helps and not (self._own and self._own.left):
+            self._own = self._next_own()  # before workers get later ones
+        if (self._fed and not again) or (self._helps and engine.retired):
+            return
+        size, low, most = self._shares()
+        while (worker := engine.hungry(low)) is not None:
+            for _ in range(most - low + 1):
+                chunk = self._next_chunk(size)
+                if chunk is None:
+                    break
+                self._send(chunk, worker)
+                if self._call.inputs.slow or engine.full(worker):
+                    break
+            engine.flush(worker)
+            self._drawing = chunk is not None and self._call.inputs.slow
+            if chunk is None or self._drawing:
+                return
+            size, low, most = self._shares()
+        self._fed = True
 
     def _next_own(self) -> Chunk | None:
-        """What the caller can do until workers are there, if that is an item at all. When nothing
-        else is left it takes back what a worker has not begun: that one may import for long."""
-        left, engine = self._call.inputs.left(), self._engine
+        """What the caller can do until workers are there, if that is an item at all; not all that
+        there is space for. Where nothing else is left, what one of them has not begun."""
+        engine, again = self._engine, self._window.again
+        if monotonic() < self._began + self._late:
+            return None
         seconds = max(engine.boot_left(), LATE_SECONDS)
-        size = items_meanwhile(self.seconds_per_item, seconds, self._space(left))
-        chunk = self._cut(size, left) if size else None
-        if chunk is None and size and self._call.inputs.finished and not self._again:
-            for taken in engine.take_back():
-                self._window.split(taken, [len(taken.items)])
-        return self._again.popleft() if engine.retired and self._again else chunk
+        if 0 < self._each <= 2 * seconds:
+            chunk = self._cut(max(1, int(min(seconds / self._each, self._space() / 2))))
+            if chunk is not None:
+                return chunk
+            if self._call.inputs.finished and not again:
+                for taken in reversed(engine.take_back()):
+                    self._window.split(taken)
+        return again.popleft() if again and engine.retired else None
 
-    def _first_answer(self, since: float, answer: _messages.Answer) -> None:
-        """Workers take over what the caller reserved for itself. What warm ones needed beside the
-        work is what a call costs."""
-        if since == self._helps_at - LATE_SECONDS:
-            _costs.measured(call=monotonic() - since - answer.seconds)
-        self._waits_since = None
-        if not self._helps:
-            return
-        own, self._own = self._own, None
-        self._helps = self._engine.retired == self._engine.workers  # nobody else is left
-        if own is not None and not own.chunk.done:
-            left = len(own.chunk.items) - own.chunk.got
-            self._window.split(own.chunk, self._sizes(left, self._call.inputs.left()))
+    def _shares(self) -> tuple[int, int, int]:
+        """Items of the next chunk, and the fewest and the most chunks that a worker should have."""
+        engine, each, left = self._engine, self._each, self._call.inputs.left()
+        workers, cost = engine.workers, engine.chunk_cost
+        if left is not None:
+            left += sum(len(chunk.items) for chunk in self._window.again)
+        size = self._call.settings.chunksize
+        if size is None:
+            size = _plan.chunk_size(each, left, workers, self._bulk_each, cost) if each else 1
+        low, most = _plan.depths(size, each, left, workers, cost)
+        return size, low, low if size * self._bulk_each > WAKE_BYTES else most
 
-    def _sizes(self, count: int, later: int | None) -> list[int]:
-        """Chunk sizes for so many items, after which `later` more come."""
-        sizes = []
-        while count:
-            left = None if later is None else count + later
-            sizes.append(min(count, self._chunksize(left)))
-            count -= sizes[-1]
-        return sizes
+    def _next_chunk(self, size: int) -> Chunk | None:
+        """What is to be sent again, cut smaller where need be; else new items."""
+        again = self._window.again
+        if again and len(again[0].items) > size:
+            self._window.split(again.popleft(), [size])
+        return again.popleft() if again else self._cut(size)
+
+    def _space(self) -> int:
+        """Items that may still go on their way; 0 or less while the window is full."""
+        window, workers = self._window, self._engine.workers
+        if len(window.chunks) >= workers and window.bytes_ahead > MOST_BYTES_AHEAD:
+            return 0
+        first = self._first_ahead * workers << self._patience
+        most = min(MOST_AHEAD, first + 2 * window.handed_out)
+        return (self._call.settings.buffersize or most) - window.ahead
+
+    def _cut(self, size: int) -> Chunk | None:
+        """Draw a chunk, if the window has room and the input gives something."""
+        space, inputs = self._space(), self._call.inputs
+        if space < size // 2 and self._window.ahead:
+            return None  # better a whole chunk a moment later than crumbs now
+        start = inputs.drawn
+        items = inputs.take(min(size, space)) if space > 0 and not inputs.finished else []
+        if not items:
+            return None
+        if self._call.mapper is starmap:
+            items = [item if isinstance(item, tuple) else _arguments(item) for item in items]
+        chunk = Chunk(start, items, self._call.settings.retries)
+        self._window.chunks.append(chunk)
+        self._window.ahead += len(items)
+        return chunk
+
+    def _send(self, chunk: Chunk, worker: Any) -> None:
+        try:
+            self._engine.send(chunk, worker)
+            self._report.chunks += 1
+            self._window.bytes_ahead += chunk.nbytes
+            self._bulk_each = max(chunk.bulk / len(chunk.items), self._bulk_each)
+        except OSError as error:  # no room for it anywhere
+            if self._call.settings.parallel:
+                raise
+            warnings.warn(f"parmap runs items serially: {error}", RuntimeWarning, stacklevel=7)
+            while chunk.left:
+                run_some(self._call, chunk, self._report)
+        except UNTRUSTED as error:
+            self._window.settle(chunk, cannot_send(chunk, error))
+
+    # ------------------------------------------------------------------ back: what workers say
 
     def _wait(self) -> None:
         starved = self._engine.hungry(1) is not None  # a worker has nothing to do
         limit = TICK if self._progress.wanted or starved else None
         if self._helps:
             limit = LATE_SECONDS
-        if self._call.inputs.slow and starved and not self._call.inputs.finished:
-            limit = 0.0  # only look: there is more to draw, for a worker that has nothing
+        if self._drawing and starved:
+            limit = 0.0
         if not self._hear(limit) and starved and limit:
             self._patience += 1
         if self._progress.wanted:
             self._progress.at(self._report.items + self._engine.running_items())
 
     def _hear(self, limit: float | None) -> bool:
-        """Take what happened, or happens within `limit` seconds; whether anything did."""
+        """Take what happens within `limit` seconds; whether anything did."""
         events = self._engine.wait(limit)
         self._fed = False
         for event in events:
-            self._note(event)
+            match event:
+                case Part():
+                    self._take(event)
+                case Lost():
+                    self._report.worker_deaths = self._engine.deaths
+                    self._window.resend(event)
+                case Refused(chunk, failure):
+                    error = cannot_load("item", chunk.start, failure.summary)
+                    self._window.settle(chunk, error)
+                case Unavailable():
+                    self.unavailable = event
         return bool(events)
 
-    # ------------------------------------------------------------------ out: cut and send
-
-    def _feed(self) -> None:
-        """Send chunks while workers have room and the consumer is not too far behind."""
-        if self.unavailable is not None or (self._fed and not self._again):
+    def _take(self, part: Part) -> None:
+        chunk, answer = part
+        count = self._window.take(part)
+        if not count:
             return
-        engine = self._engine
-        if self._helps and engine.retired:
-            return
-        if self._helps and self._own is None and engine.booting:
-            chunk = self._next_own()  # the next items are done here, and later ones by workers
-            self._own = None if chunk is None else Own(self._call, chunk, self._report.probe)
-        low, most = self._depths()
-        while (worker := engine.hungry(low)) is not None:
-            for _ in range(most - low + 1):
-                chunk = self._next_chunk()
-                if chunk is not None:
-                    self._send(chunk, worker)
-                if chunk is None or self._call.inputs.slow:
-                    engine.flush(worker)
-                    return
-                if engine.full(worker):
-                    break
-            engine.flush(worker)
-            low, most = self._depths()  # chunks get smaller as less is left
-        self._fed = True
+        if self._unanswered:  # workers take over from the caller
+            self._unanswered = False
+            if self._late:  # what warm ones needed beside the work is what a call costs
+                _costs.measured(call=monotonic() - self._began - answer.seconds)
+            self._helps = self._helps and self._engine.retired == self._engine.workers
+            if self._own:
+                self._window.split(self._own)
+            self._own = None
+        each = answer.seconds / count
+        self._each = (self._each + each) / 2 if self._each else each
+        back = sum(o.bulk(n) for n, o in answer.groups if isinstance(o, Parcel))
+        moved = back / count + chunk.bulk / len(chunk.items)
+        self._bulk_each = max(moved, self._bulk_each / 2)
 
-    def _left(self) -> int | None:
-        """Items that were not sent yet, where the input says how many it has."""
-        left = self._call.inputs.left()
-        return left if left is None else left + sum(len(chunk.items) for chunk in self._again)
 
-    def _depths(self) -> tuple[int, int]:
-        size = self._chunksize(left := self._left())
-        workers, cost = self._engine.workers, self._engine.chunk_cost
-        low, most = _plan.depths(size, self.seconds_per_item, left, workers, cost)
-        if size * self._bulk_each > WAKE_BYTES:
-            low = most = min(low, 2)
-        return low, most
-
-    def _next_chunk(self) -> Chunk | None:
-        left = self._left()
-        return self._again.popleft() if self._again else self._cut(self._chunksize(left), left)
-
-    def _chunksize(self, left: int | None) -> int:
-        """Items of the next chunks; a single one while nothing is known of their cost."""
-        fixed = self._call.settings.chunksize
-        if fixed is not None:
-            return fixed
-        if not self.seconds_per_item:
-            return 1
-        each, workers = self.seconds_per_item, self._engine.workers
-        return _plan.chunk_size(each, left, workers, self._bulk_each, self._engine.chunk_cost)
-
-    def _space(self, left: int | None) -> int:
-        """Items that may still go on their way; 0 or less while the window is full."""
-        limit = self._call.settings.buffersize or self._most_ahead(left)
-        many = len(self._window.chunks) >= self._engine.workers
-        if many and self._window.bytes_ahead > MOST_BYTES_AHEAD:
-            return 0
-        return limit - self._window.ahead
-
-    def _most_ahead(self, left: int | None) -> int:
-        """The window, where the caller did not say."""
-        each = FIRST_AHEAD_UNKNOWN if left is None else FIRST_AHEAD
-        first = each * self._engine.workers << self._patience
-        return min(MOST_AHEAD, first + 2 * self._window.handed_out)
-
-    def _cut(self, size: int, left: int | None) -> Chunk | None:
-        """Draw a chunk; None when the window is full, or the input gave nothing."""
-        space, inputs = self._space(left), self._call.inputs
-        if space < size // 2 and self._window.ahead:
-            return None  # better a whole chunk a moment later than crumbs now
-        size = min(size, space)
-        if size < 1 or inputs.finished or self._window.input_failed:
-            return None
-        chunk, start = None, inputs.drawn
-        items = inputs.take(size)
-        if self._call.mapper is starmap:
-            items = [item if isinstance(item, tuple) else arguments(item) for item in items]
-        if items:
-            chunk = Chunk(start, items, lives=self._call.settings.retries)
-            self._window.admit(chunk)
-        if inputs.error is not None:
-            error, inputs.error = inputs.error, None
-            self._window.admit(settled(inputs.drawn, error))
-            self._window.input_failed = True  # nothing more is drawn until the consumer asks again
-        return chunk
-
-    def _send(self, chunk: Chunk, worker: Any) -> None:
-        """Send a chunk; where an item does not pickle, find which, and send the others."""
-        try:
-            before = chunk.nbytes  # of an earlier sending
-            self._engine.send(chunk, worker)
-            self._report.chunks += 1
-            self._window.bytes_ahead += chunk.nbytes - before
-            self._bulk_each = max(chunk.bulk / len(chunk.items), self._bulk_each)
-        except OSError as error:  # no room for it anywhere
-            if self._call.settings.parallel:
-                raise
-            run_whole(self._call, chunk, self._report, error)
-        except UNTRUSTED as error:
-            if len(chunk.items) > 1:
-                self._window.split(chunk, [1] * len(chunk.items))
-            else:
-                self._window.settle(chunk, cannot_send(chunk, error))
-
-    # ------------------------------------------------------------------ back: what workers say
-
-    def _note(self, event: Event) -> None:
-        match event:
-            case Part():
-                self._take(event.chunk, event.answer)
-            case Lost():
-                self._report.worker_deaths = self._engine.deaths
-                self._window.resend(event)
-            case Refused(chunk, failure) if len(chunk.items) == 1:
-                self._window.settle(chunk, cannot_load("item", chunk.start, failure.summary))
-            case Refused(chunk):
-                self._window.split(chunk, [1] * len(chunk.items))
-            case Unavailable():
-                self.unavailable = event
-
-    def _take(self, chunk: Chunk, answer: _messages.Answer) -> None:
-        count = self._window.take(chunk, answer)
-        if count and self._waits_since is not None:
-            self._first_answer(self._waits_since, answer)
-        if count:
-            each, before = answer.seconds / count, self.seconds_per_item
-            self.seconds_per_item = (before + each) / 2 if before else each
-            back = sum(o.bulk(n) for n, o in answer.groups if isinstance(o, Parcel))
-            moved = back / count + chunk.bulk / max(1, len(chunk.items))
-            self._bulk_each = max(moved, self._bulk_each / 2)
-
-    def _rest_here(self) -> Iterator[Iterator[Any]]:
-        """The engine is gone: run what is in the window in this process, in its place."""
-        for chunk, ready in self._window.drain():
-            yield from ready
-            yield from run_rest(self._call, chunk, self._report)
-
-    def discard(self) -> None:
-        """The consumer wants no more."""
-        self._window.discard()
+def _arguments(item: Any) -> Any:
+    """starmap takes any iterable of arguments; across the wall it has to be a tuple."""
+    try:
+        return tuple(item)
+    except UNTRUSTED:  # raised again in the worker, at its position
+        return item

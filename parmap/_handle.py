@@ -1,11 +1,11 @@
-"""Station 4, one worker of it: the handle by which its caller speaks, listens, and sees it die."""
+"""Station 4, the handle by which the caller speaks to a worker, listens, and sees it die."""
 
 from __future__ import annotations
 
 import os
 import select
-import signal
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
@@ -14,29 +14,30 @@ from parmap._processes import begin
 from parmap._seat import PID, STARTED, close_end, close_numbers, new_seat
 from parmap._transport import Parcel, frame, open_frame
 
+_READABLE = 1  # select.POLLIN, which Windows lacks; hang-ups are told unasked
+
 
 class Worker:
-    """The caller's handle on one worker, and its beginning.
+    """One worker.
 
     Attributes:
-        job: number of the job it knows; place: the place it was last told to follow.
+        job, place: what it was told last; fresh: it was told no other job before.
         inflight: chunks sent and not yet answered to the end.
-        pidfd: readable once the process has ended; None before there is one, and where the system
-            has no such thing.
+        free_since: when a call gave it back; 0.0 while it belongs to one.
+        code: its exit code, if it has ended and that can be had.
     """
 
-    pidfd: int | None = None
-    _code: int | None = None
-    _buried = False
-    job = 0
-    inflight = 0
+    job = inflight = 0
+    fresh = True
+    free_since = 0.0
     place: object = None
+    code: int | None = None
+    _pidfd: int | None = None
 
     def __init__(self, method: str, hello: _messages.Hello):
-        """Begin it. Raises OSError where that is not possible."""
         self._store = hello.store
         seat, numbers = new_seat()
-        self.line, self.lifeline, self.board = seat
+        self.line, self._lifeline, self.board = seat
         try:
             self._exitcode = begin(method, numbers)
         except BaseException:
@@ -50,16 +51,14 @@ class Worker:
     def post(
         self, message: _messages.Hello | _messages.Job | _messages.Work | _messages.Over
     ) -> None:
-        """Add a message to what `flush` sends."""
         self.line.post(frame(message.wire(), self._store))
 
     def flush(self) -> None:
-        """Send. That the worker is gone is no error here: who waits for it will be told."""
-        with suppress(OSError):
+        with suppress(OSError):  # it is gone, as who waits for it will be told
             self.line.flush()
 
     def receive(self) -> _messages.Answer | _messages.Refusal | None:
-        """The next message, None at the end of the pipe."""
+        """The next message, or None at the end."""
         try:
             message = _messages.read(open_frame(self.line.receive()))
         except (EOFError, OSError):
@@ -68,92 +67,127 @@ class Worker:
         return message
 
     def has_message(self) -> bool:
-        """Whether `receive` has something to return at once: a message, or the end."""
-        return self.line.holds_more() or bool(readable([self.line], 0))
+        """Whether `receive` need not wait."""
+        return self.line.holds_more() or readable([self.line], 0)
 
-    @property
-    def pid(self) -> int | None:
-        """Its process, once that runs."""
-        return self.board[PID] or None
+    def drain(self) -> None:
+        """Read what it still says of a call that is over."""
+        while self.inflight and self.has_message():
+            message = self.receive()
+            if message is None:
+                self.inflight = 0  # it is dead, as whoever leases it will see
+            elif isinstance(message, _messages.Refusal):
+                self.inflight -= 1
+            else:
+                self.inflight -= message.last
+                for _, outcome in message.groups:
+                    if isinstance(outcome, Parcel):
+                        outcome.discard()
 
     @property
     def running(self) -> bool:
-        """Whether it is at an item, rather than at what comes before the first."""
+        """Whether it is at an item, not at what comes before the first."""
         return bool(self.board[STARTED])
 
-    def settle(self) -> int | None:
-        """The descriptor that tells of its end, if it can be had by now."""
-        if self.pidfd is None and self.pid is not None and hasattr(os, "pidfd_open"):
-            try:
-                self.pidfd = os.pidfd_open(self.pid)
-            except OSError:  # an old kernel, a sandbox; or it has ended, as its line tells
-                return None
-        return self.pidfd
+    @property
+    def pid(self) -> int | None:
+        return self.board[PID] or None
+
+    @property
+    def pidfd(self) -> int | None:
+        """Readable once the process has ended; None where that cannot be had, or not yet."""
+        if self._pidfd is None and self.pid is not None:
+            with suppress(AttributeError, OSError):  # no such thing; or ended, as its line tells
+                self._pidfd = os.pidfd_open(self.pid)
+        return self._pidfd
 
     def alive(self) -> bool:
-        """Whether it can be given work, as far as one knows."""
-        if self.settle() is not None:
-            return not readable([self.pidfd], 0)
-        return not self.has_message()  # an idle worker has nothing to say but its end
+        """Whether it is, if it is idle, and so has nothing to say but its end."""
+        return not readable([self.line if self.pidfd is None else self.pidfd], 0)
 
-    def exitcode(self, limit: float = 1.0) -> int | None:
-        """The exit code of a worker that is dead or about to be; None if it cannot be had."""
-        if self._code is None and not self._buried:
-            if self.settle() is not None:
-                readable([self.pidfd], limit)
-            self._code = self._exitcode(self.pid, limit)
-        return self._code
+    def await_end(self, seconds: float = 1.0) -> None:
+        """Wait until it has ended, and ask how."""
+        if self.code is None:
+            if self.pidfd is not None:
+                readable([self.pidfd], seconds)
+            self.code = self._exitcode(self.pid, seconds)
 
     def kill(self) -> None:
-        """End it. One that does not run yet ends when its line is closed."""
+        """One that does not run yet ends when its line is closed."""
         if self.pid is not None:
             with suppress(ProcessLookupError):
-                os.kill(self.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+                os.kill(self.pid, 9)  # Windows has no signal.SIGKILL
 
     def close(self) -> None:
-        """Let it go: its line is closed, by which it leaves when it is done with its item."""
+        """Let it go: it leaves when it is done with its item."""
         close_end(self.line)
 
     def bury(self) -> None:
         """Close all of it. Its lifeline ends it, if it has not ended by then."""
-        self.close()
-        self.exitcode()
-        close_end(self.lifeline)
-        self.exitcode()
-        self._buried = True
-        if self.pidfd is not None:
-            os.close(self.pidfd)
-            self.pidfd = None
+        for end in (self.line, self._lifeline):
+            close_end(end)
+            self.await_end()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None
 
 
-def read_late_answers(worker: Worker) -> None:
-    """What a worker still says of a call that is over: nobody wants its parcels."""
-    while worker.inflight and worker.has_message():
-        message = worker.receive()
-        if isinstance(message, _messages.Answer):
-            worker.inflight -= message.last
-            discard(message)
-        elif message is None:
-            worker.inflight = 0  # it is dead, as whoever leases it will see
-        else:
-            worker.inflight -= 1
+class Watch:
+    """Waits for any of several workers."""
+
+    def __init__(self) -> None:
+        self._poll = _Poll()
+        self._sources: dict[int, tuple[Worker, bool]] = {}  # False: it tells of death alone
+        self._unsettled: set[Worker] = set()  # that have no pidfd yet
+
+    def add(self, worker: Worker) -> None:
+        self._poll.register(worker.line, _READABLE)
+        self._sources[worker.line.fileno()] = worker, True
+        self._unsettled.add(worker)
+
+    def remove(self, worker: Worker) -> None:
+        self._unsettled.discard(worker)
+        for number in [number for number, (w, _) in self._sources.items() if w is worker]:
+            del self._sources[number]
+            self._poll.unregister(number)
+
+    def wait(self, seconds: float | None) -> dict[Worker, bool]:
+        """Workers that say something (True), or are dead and say nothing more (False)."""
+        for worker in list(self._unsettled):
+            if (pidfd := worker.pidfd) is not None:
+                self._unsettled.remove(worker)
+                self._poll.register(pidfd, _READABLE)
+                self._sources[pidfd] = worker, False
+        found: dict[Worker, bool] = {}
+        for number, _ in self._poll.poll(None if seconds is None else seconds * 1000):
+            worker, speaks = self._sources[number]
+            found[worker] = speaks or found.get(worker, False)
+        return found
 
 
-def discard(answer: _messages.Answer) -> None:
-    """Give up the files of an answer that nobody will read."""
-    for _, outcome in answer.groups:
-        if isinstance(outcome, Parcel):
-            outcome.discard()
+def readable(sources: Iterable[Any], seconds: float) -> bool:
+    """Whether one of the sources can be read, or has ended, within the time."""
+    poll = _Poll()
+    for source in sources:
+        poll.register(source, _READABLE)
+    return bool(poll.poll(seconds * 1000))
 
 
-def readable(sources: list[Any], seconds: float | None) -> list[Any]:
-    """Those of the sources that can be read, or have ended; waits for the first one."""
-    if sys.platform == "win32":
+class _WindowsPoll(dict[int, Any]):  # not tested: there is no Windows here
+    """What `select.poll` is elsewhere."""
+
+    unregister = dict.__delitem__
+
+    def register(self, line: Any, _: int) -> None:
+        self[line.fileno()] = line
+
+    def poll(self, milliseconds: float | None) -> list[tuple[int, int]]:
         from multiprocessing.connection import wait
 
-        return wait(sources, seconds)
-    poll = select.poll()
-    for source in sources:
-        poll.register(source, select.POLLIN)
-    ready = {number for number, _ in poll.poll(None if seconds is None else seconds * 1000)}
-    return [each for each in sources if (each if isinstance(each, int) else each.fileno()) in ready]
+        lines: list[Any] = wait(
+            self.values(), None if milliseconds is None else milliseconds / 1000
+        )
+        return [(line.fileno(), _READABLE) for line in lines]
+
+
+_Poll: Any = _WindowsPoll if sys.platform == "win32" else select.poll

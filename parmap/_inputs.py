@@ -1,4 +1,4 @@
-"""Where items come from: the caller's iterables, drawn by the calling thread and no other."""
+"""Where items come from: the caller's iterables, drawn in the calling thread only."""
 
 from __future__ import annotations
 
@@ -9,56 +9,49 @@ from time import perf_counter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
 # Seconds that drawing a batch may take. Smaller cuts chunks of a generator short; larger keeps
-# results that are ready from the consumer, while the next input is awaited.
+# ready results from the consumer.
 DRAW_SECONDS = 1e-3
 
-# Iterators that answer at once, run no code of the user's, and know how much is left. Drawing ahead
-# from any other could wait for what the consumer has yet to do.
+# Iterators that run no code of the user's. Drawing ahead from others could wait for what the
+# consumer has yet to do.
 _SIZED: tuple[Any, ...] = (
     *((), [], "", "\u00e9", b"", bytearray(), range(0), range(2**70), deque()),
     *({}, {}.values(), {}.items(), set(), frozenset()),
 )
 _INSTANT = frozenset(type(iter(empty)) for empty in _SIZED)
 
-# Iterables that are cut in slices, which takes a third of the time of drawing.
-_SLICED = frozenset({list, tuple, range})
 
-
-def inputs_of(iterables: Sequence[Iterable[Any]], strict: bool) -> Inputs:
+def inputs_of(iterables: Sequence[Any], strict: bool) -> Inputs:
     """The items of a call. `iter` is called on each iterable here, as `map` does."""
-    if len(iterables) > 1:
-        iterators = [iter(iterable) for iterable in iterables]
-        zipped = _StrictZip(iterators) if strict else zip(*iterators, strict=False)
-        return Inputs(zipped, iterators)
-    only: Any = iterables[0]
-    if type(only) in _SLICED:
+    if len(iterables) == 1 and type(iterables[0]) in (list, tuple, range):
         try:
-            return Slices(only)
+            return Slices(iterables[0])
         except OverflowError:
             pass  # a range of more than 2**63 has no len
-    iterator = iter(only)
-    return Inputs(iterator, [iterator])
+    iterators = [iter(iterable) for iterable in iterables]
+    if len(iterators) == 1:
+        return Inputs(iterators[0], iterators)
+    kind = _StrictZip if strict else zip
+    return Inputs(kind(*iterators, strict=strict), iterators)
 
 
 class Inputs:
-    """The items of one call, in order, each drawn once: what `fn` gets, the element of one
-    iterable or the tuple of several."""
+    """The items of one call: the elements of one iterable, or tuples of those of several."""
 
-    drawn: int = 0  # so far; the index of the next one
-    slow: bool = False  # the last draw took longer than DRAW_SECONDS
-    exhausted: bool = False  # the shortest iterable has ended
-    error: BaseException | None = None  # what one raised, until someone delivers it in its place
-    iterator: Iterator[Any]
-    instant: bool
+    drawn = 0  # so far; the index of the next one
+    slow = False  # the last draw took longer than DRAW_SECONDS
+    exhausted = False  # the shortest iterable has ended
+    error: BaseException | None = None  # what one raised, until it is delivered in its place
+    iterator: Iterator[Any]  # for who draws one by one, counts in `drawn`, and tells of the end
+    instant: bool  # may be drawn by the batch
 
     def __init__(self, iterator: Iterator[Any], sources: Sequence[Iterator[Any]]):
-        # For who draws one by one; he counts in `drawn`, and tells of the end.
         self.iterator, self._sources = iterator, sources
-        self.instant = _INSTANT.issuperset(map(type, sources))  # may be drawn by the batch
+        self.instant = _INSTANT.issuperset(map(type, sources))
 
     @property
     def finished(self) -> bool:
@@ -70,8 +63,7 @@ class Inputs:
         return self.take(count)
 
     def take(self, count: int) -> list[Any]:
-        """The next items, at most `count`; fewer at the end, before one that raises, or when an
-        iterable that may run code of the user's takes its time."""
+        """At most `count` items; fewer at the end, before one that raises, or if that is slow."""
         items: list[Any] = []
         if self.error is not None:
             return items
@@ -83,7 +75,7 @@ class Inputs:
                 self._draw(items, count)
         except KeyboardInterrupt:
             raise
-        except BaseException as error:  # delivered after the items before it, as map would
+        except BaseException as error:
             self.error = error
         finally:
             self.drawn += len(items)
@@ -94,26 +86,25 @@ class Inputs:
         for item in islice(self.iterator, count):
             items.append(item)
             if perf_counter() > limit:
-                self.slow = True
-                return
-        self.exhausted = len(items) < count
+                break
+        else:
+            self.exhausted = len(items) < count
         self.slow = perf_counter() > limit
 
     def left(self) -> int | None:
-        """How many are left, where the iterables say so; a hint, for they may be wrong."""
+        """How many are left, where the iterables say so; they may be wrong."""
         if self.exhausted:
             return 0
-        hints = [hint for source in self._sources if (hint := _hint(source)) is not None]
-        return min(hints, default=None)
+        return min((hint for hint in map(_hint, self._sources) if hint >= 0), default=None)
 
     def total(self) -> int | None:
-        """How many there are, drawn ones included."""
+        """The same, with those that were drawn."""
         left = self.left()
         return None if left is None else self.drawn + left
 
 
 class Slices(Inputs):
-    """The same of a list, a tuple or a range. Changes of a list are seen, as by `map`."""
+    """Of a list, a tuple or a range, in a third of the time. Changes are seen, as by `map`."""
 
     instant = True
 
@@ -137,29 +128,21 @@ class Slices(Inputs):
         return max(0, len(self._items) - self.drawn)
 
 
-def _hint(source: Iterator[Any]) -> int | None:
+def _hint(source: Iterator[Any]) -> int:
     try:
-        hint = operator.length_hint(source, -1)
-    except Exception:  # __length_hint__ is the user's; map never calls it, so it must not matter
-        return None
-    return None if hint < 0 else hint
+        return operator.length_hint(source, -1)
+    except Exception:  # the user's own code, which map never calls
+        return -1
 
 
-class _StrictZip:
-    """`zip(*iterators, strict=True)` in the words of Python 3.14's map. A generator would end with
-    what an iterable raises; `map` asks that one again."""
+class _StrictZip(zip):  # type: ignore[type-arg]
+    """In the words of Python 3.14's map. A generator would end with what an iterable raises; `map`
+    asks that one again."""
 
-    def __init__(self, iterators: Sequence[Iterator[Any]]):
-        self._zip = zip(*iterators, strict=True)
-
-    def __iter__(self) -> _StrictZip:
-        return self
-
-    def __next__(self) -> tuple[Any, ...]:
+    def __next__(self) -> Any:
         try:
-            return next(self._zip)
+            return super().__next__()
         except ValueError as error:
-            text = str(error)
-            if text.startswith("zip() argument"):
-                raise ValueError(text.replace("zip", "map", 1)) from None
+            if str(error).startswith("zip() argument"):
+                error.args = (str(error).replace("zip", "map", 1),)
             raise

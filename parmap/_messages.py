@@ -1,16 +1,8 @@
-"""What crosses the process wall, as messages; and what the board of a worker that died says.
-
-caller  ->  Hello    what a worker is for, once
-        ->  Job      the function, once a call and worker
-        ->  Work     a chunk of items
-        ->  Over     the call is over: let its function go
-worker  ->  Answer   outcomes of items, in one or more parts a chunk
-        ->  Refusal  why a chunk was not run
-"""
+"""What crosses the process wall, as messages; and what the board of a worker that died says."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from parmap._failure import Failure
 from parmap._files import Store
@@ -21,8 +13,8 @@ from parmap._transport import Parcel
 
 
 def at_work(words: Any, chunk: int, items: int) -> tuple[bool, int, int]:
-    """What the board of a dead worker says: (whether it was at that chunk, at which item, of how
-    many at once). A chunk that ends the process while it is unpacked may owe that to any item."""
+    """Of a dead worker: (whether it was at that chunk, at which item, of how many at once). While
+    unpacking, it may owe its death to any item."""
     if words[LOADING] == chunk:
         return True, 0, items
     return bool(words[CHUNK] == chunk and words[STARTED]), words[OFFSET], words[LENGTH]
@@ -35,18 +27,17 @@ def preparing(words: Any) -> str:
     return "while they load the function" if words[LOADING] else "before they run an item"
 
 
-# ------------------------------------------------------------------ what crosses, as bytes
-#
-# Named tuples, not dataclasses: those with slots pickle through Python code, 5 us each, in the one
-# place where it counts.
+# What crosses often does so as a plain tuple behind a number: a class in a pickle costs 3 us, four
+# times a chunk, which would double what a chunk costs.
+_WORK, _ANSWER = range(2)
 
 
 class Hello(NamedTuple):
-    """The first message to a worker.
+    """What a worker is for, once.
 
-    `store` is where its files go; `initializer` a pickled (initializer, initargs), or the key of
-    inherited ones, or None, and `place` where that finds its modules; `idle_seconds` how long the
-    worker waits for work before it ends itself; `arguments` the caller's `sys.argv`.
+    `store` is for its files; `initializer` a pickled (initializer, initargs), or the key of an
+    inherited one; `place` where that finds its modules; `idle_seconds` how long it waits for work
+    before it ends; `arguments` the caller's `sys.argv`.
     """
 
     store: Store
@@ -56,14 +47,11 @@ class Hello(NamedTuple):
     arguments: list[str]
 
     def wire(self) -> tuple[Any, ...]:
-        return (_HELLO, self)
+        return self
 
 
 class Job(NamedTuple):
-    """A call, as a worker needs to know it. Sent once to each worker.
-
-    `task` is a parcel of (mapper, fn), or the key of one that a forked worker inherited.
-    """
+    """A call, once to each worker. `task` is (mapper, fn), or the key of an inherited one."""
 
     number: int
     task: Parcel | int
@@ -74,36 +62,32 @@ class Job(NamedTuple):
     threads: dict[str, str]
 
     def wire(self) -> tuple[Any, ...]:
-        return (_JOB, self)
+        return self
 
 
 class Work(NamedTuple):
-    """A chunk of items, in a parcel. `single` asks for one parcel an item in the answer."""
+    """A chunk of items, in a parcel."""
 
     job: int
     number: int
     items: Parcel
-    single: bool
 
     def wire(self) -> tuple[Any, ...]:
-        return (_WORK, self.job, self.number, self.single, *self.items)
+        return (_WORK, self.job, self.number, *self.items)
 
 
 class Over(NamedTuple):
-    """The call is over, and its function takes memory. Not sent where it does not."""
+    """The call is over. Sent where its function takes memory."""
 
     def wire(self) -> tuple[Any, ...]:
-        return (_OVER,)
+        return self
 
 
 class Answer(NamedTuple):
-    """Outcomes of consecutive items of a chunk: `groups` of values, or the failure of one item.
-
-    `seconds` is what they took, `cpu_seconds` the processor time in it; `last` ends the chunk.
-    """
+    """Outcomes of consecutive items: groups of values, or the failure of one; the seconds and the
+    processor time they took; and whether they are the chunk's last."""
 
     job: int
-    chunk: int
     groups: list[tuple[int, Parcel | Failure]]
     seconds: float
     cpu_seconds: float
@@ -114,43 +98,27 @@ class Answer(NamedTuple):
             (count, *outcome) if type(outcome) is Parcel else (count, outcome)
             for count, outcome in self.groups
         ]
-        return (_ANSWER, self.job, self.chunk, groups, self.seconds, self.cpu_seconds, self.last)
+        return (_ANSWER, self.job, groups, *self[2:])
 
 
 class Refusal(NamedTuple):
-    """The job or the chunk cannot be run here; nothing of it was run.
-
-    `what` is "facts" (facts differ; `facts` are this worker's), "function", "initializer" or
-    "items"; `failure` says why.
-    """
+    """Why a chunk was not run: `what` is "facts" (they differ; `facts` are this worker's), or one
+    that failed: "function", "initializer" or "items"."""
 
     job: int
-    chunk: int | None
     what: str
     failure: Failure | None = None
     facts: Facts | None = None
 
     def wire(self) -> tuple[Any, ...]:
-        return (_REFUSAL, self)
-
-
-_JOB, _WORK, _ANSWER, _REFUSAL, _OVER, _HELLO = range(6)
+        return self
 
 
 def read(wire: tuple[Any, ...]) -> Hello | Job | Work | Over | Answer | Refusal:
-    """A message from what its `wire` made of it.
-
-    The frequent ones cross as plain tuples: naming a class in a pickle costs 3 us, four times a
-    chunk, which would double what a chunk costs.
-    """
+    """A message from what its `wire` made of it."""
+    if type(wire) is not tuple:
+        return cast("Hello | Job | Over | Refusal", wire)
     if wire[0] == _WORK:
-        return Work(wire[1], wire[2], Parcel(*wire[4:]), wire[3])
-    if wire[0] == _ANSWER:
-        groups = [
-            (group[0], Parcel(*group[1:]) if len(group) > 2 else group[1]) for group in wire[3]
-        ]
-        return Answer(wire[1], wire[2], groups, *wire[4:])
-    if wire[0] == _OVER:
-        return Over()
-    message: Hello | Job | Refusal = wire[1]
-    return message
+        return Work(wire[1], wire[2], Parcel(*wire[3:]))
+    groups = [(group[0], Parcel(*group[1:]) if len(group) > 2 else group[1]) for group in wire[2]]
+    return Answer(wire[1], groups, *wire[3:])

@@ -1,7 +1,6 @@
 """Station 6: how items are run, on either side of the process wall, and what comes of them.
 
-An item comes to a value or to an exception. Values stay plain values; an exception that has to
-cross the wall becomes a `_failure.Failure`.
+Values stay plain values; an exception that has to cross the wall becomes a `_failure.Failure`.
 """
 
 from __future__ import annotations
@@ -16,16 +15,14 @@ if TYPE_CHECKING:
 # map or itertools.starmap
 Mapper: TypeAlias = "Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]]"
 
-# What code of the user's that runs on our behalf (pickling, repr, __init__) may raise, and must not
-# end the call or the worker with. KeyboardInterrupt is not in it: that one is the person's.
+# What code of the user's that runs on our behalf (pickling, repr, __init__) may raise, and not end
+# the call or the worker with. KeyboardInterrupt is not in it: that one is the person's.
 UNTRUSTED = (Exception, SystemExit, GeneratorExit)
 
 
 def runs_a_chunk() -> bool:
-    """Whether this thread is an executor's, running a chunk: a nested call is serial.
-
-    The thread says it (see `_remote`), since what runs there may be a copy of this module.
-    """
+    """Whether this thread runs a chunk for an executor. The thread says it (see `_remote`), since
+    what runs there may be a copy of this module."""
     import threading
 
     return getattr(threading.current_thread(), "parmap_runs_a_chunk", False)
@@ -36,8 +33,8 @@ def run_batch(
 ) -> tuple[list[Any], BaseException | None]:
     """Run `items` until one raises: the values so far, and the exception or None.
 
-    `list.extend` keeps what it took from an iterator that raises later, so the whole batch runs
-    at C speed and still tells which item failed: the one at `len(values)`.
+    `list.extend` keeps what it took from an iterator that raises, so all run at C speed, and the
+    item that failed is the one at `len(values)`.
     """
     values: list[Any] = []
     try:
@@ -50,13 +47,13 @@ def run_batch(
 
 
 def emptying(values: list[Any]) -> Iterator[Any]:
-    """Iterate a list at C speed while letting go of what was handed out."""
+    """Iterate at C speed, and let go of what was handed out."""
     values.reverse()
     return map(list.pop, repeat(values, len(values)))
 
 
 def raising(error: BaseException) -> Iterator[Any]:
-    """An iterator that raises at its first step, and is empty after it."""
+    """An iterator that raises, and then is empty."""
     try:
         raise error
     finally:
@@ -65,12 +62,12 @@ def raising(error: BaseException) -> Iterator[Any]:
 
 
 def stopped() -> RuntimeError:
-    """What a StopIteration out of `fn` becomes, as in a generator (PEP 479): never a silent end."""
+    """What a StopIteration out of `fn` becomes, as in a generator (PEP 479)."""
     return RuntimeError("the mapped function raised StopIteration")
 
 
 def short_repr(value: object) -> str:
-    """A repr of at most about a line; a repr that raises is told, not raised."""
+    """A repr of about a line at the most; one that raises is told."""
     from reprlib import Repr
 
     short = Repr()
@@ -87,5 +84,5 @@ def note(error: BaseException, index: int, item: object) -> None:
     try:
         if text not in getattr(error, "__notes__", ()):
             error.add_note(text)
-    except UNTRUSTED:  # an exception class may forbid attributes; the exception matters more
-        return
+    except UNTRUSTED:
+        pass  # an exception class may forbid attributes; the exception matters more

@@ -1,8 +1,5 @@
-"""Where the caller is, as far as a process can be told to be there too.
-
-Under `map` a function sees the caller's working directory, sys.path, environment, warnings filters
-and logging levels of this moment. They are sent to a worker when they have changed, and it follows.
-"""
+"""Where the caller is: what a function sees of its process under `map`, and a worker can follow. It
+is sent when it has changed."""
 
 from __future__ import annotations
 
@@ -15,100 +12,65 @@ from parmap._loaded import loaded
 
 
 class Place(NamedTuple):
-    """Where the caller is, as far as a process can be told to be there too."""
-
     cwd: str | None
     path: tuple[str, ...]
     environ: dict[str, str]
     filters: tuple[Any, ...]
     levels: dict[str, int]
     disabled: int
-    kin: Kin | None
+    kin: Kin
 
 
 class Kin(NamedTuple):
-    """What processes of one multiprocessing family have in common: the default start method, the
-    key by which managers know them, and the pipe to who keeps count of shared memory. A worker with
-    a tracker of its own would take memory that it was lent for its own, and unlink it."""
+    """What processes of one multiprocessing family share: the default start method, the key by
+    which managers know them, the pipe to who keeps count of shared memory. A worker with a tracker
+    of its own would unlink memory that it was lent."""
 
-    method: str | None
-    authkey: bytes
-    tracker: str | None
+    method: str | None = None
+    authkey: bytes | None = None
+    tracker: str | None = None
 
 
 def place() -> Place:
     """The caller's place now."""
     try:
         cwd: str | None = os.getcwd()
-    except FileNotFoundError:  # deleted under our feet; a worker can stay where it is
+    except FileNotFoundError:  # deleted under our feet
         cwd = None
-    simple = tuple(f for f in warnings.filters if _portable_filter(f))
-    return Place(cwd, tuple(sys.path), dict(os.environ), simple, *_levels(), _kin())
-
-
-def _portable_filter(entry: tuple[Any, ...]) -> bool:
-    """Filters of builtin categories; others would make every worker import their module."""
-    return getattr(entry[2], "__module__", "") == "builtins"
+    # Filters of other categories would make every worker import their modules.
+    filters = tuple(f for f in warnings.filters if f[2].__module__ == "builtins")
+    return Place(cwd, tuple(sys.path), dict(os.environ), filters, *_levels(), _kin())
 
 
 def _levels() -> tuple[dict[str, int], int]:
-    """Of all loggers that have one, and what is disabled; nothing where all is as it is in a new
-    process."""
+    """Of loggers, and what is disabled; nothing where all is as in a new process."""
     logging = loaded("logging")
     if logging is None:
         return {}, 0
     manager = logging.root.manager
     loggers = {"": logging.root, **manager.loggerDict}
-    levels = {
-        name: logger.level
-        for name, logger in list(loggers.items())
-        if isinstance(logger, logging.Logger) and logger.level
-    }
+    levels = {n: logger.level for n, logger in loggers.items() if getattr(logger, "level", 0)}
     return {} if levels == {"": logging.WARNING} else levels, manager.disable
 
 
-def _kin() -> Kin | None:
+def _kin() -> Kin:
     """Nothing where the caller does not use multiprocessing: its import takes 10 ms."""
     family = loaded("multiprocessing")
     if family is None:
-        return None
-    chosen = family.get_start_method(allow_none=True)
+        return Kin()
+    method = family.get_start_method(allow_none=True)
+    if method == family.get_all_start_methods()[0]:
+        method = None  # as in any process
     tracker = loaded("multiprocessing.resource_tracker")
     pipe = None if tracker is None else tracker._resource_tracker._fd
-    if chosen == family.get_all_start_methods()[0]:
-        chosen = None  # as in any process
-    if chosen is None and pipe is None and "multiprocessing.connection" not in sys.modules:
-        return None
+    if method is None and pipe is None and "multiprocessing.connection" not in sys.modules:
+        return Kin()
     key = bytes(family.current_process().authkey)
-    return Kin(chosen, key, None if pipe is None else f"/proc/{os.getpid()}/fd/{pipe}")
-
-
-_method: str | None = None  # that was set here, as the caller had it
-
-
-def _join(kin: Kin | None) -> None:
-    global _method
-    method = None if kin is None else kin.method
-    if method != _method:
-        import multiprocessing
-
-        multiprocessing.set_start_method(method, force=True)
-        _method = method
-    if kin is None:
-        return
-    import multiprocessing.resource_tracker
-
-    multiprocessing.current_process().authkey = kin.authkey
-    mine: Any = multiprocessing.resource_tracker._resource_tracker
-    if kin.tracker is not None and mine._fd is None:
-        try:
-            mine._fd = os.open(kin.tracker, os.O_WRONLY)
-        except OSError:
-            pass  # not Linux: memory that is lent has to be opened with track=False
+    return Kin(method, key, None if pipe is None else f"/proc/{os.getpid()}/fd/{pipe}")
 
 
 def thread_limits(threads: int) -> dict[str, str]:
-    """BLAS and OpenMP in a worker: its share of the cores, unless the user's environment says."""
+    """For BLAS and OpenMP in a worker: its share of the cores."""
     return dict.fromkeys(
         ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS",
          "VECLIB_MAXIMUM_THREADS", "BLIS_NUM_THREADS"),
@@ -117,26 +79,25 @@ def thread_limits(threads: int) -> dict[str, str]:
 
 
 def follow(wanted: Place, threads: dict[str, str]) -> None:
-    """Go where the caller is (in the worker). `threads` limits BLAS, unless the user did."""
+    """In a worker: go where the caller is. `threads` holds unless the user's environment says."""
     try:
         os.chdir(wanted.cwd or "")
     except OSError:
         _go_nowhere()
     sys.path[:] = wanted.path
     environ = {**threads, **wanted.environ}
-    if environ != dict(os.environ):
+    if environ != os.environ:
         os.environ.clear()
         os.environ.update(environ)
     if wanted.filters != tuple(warnings.filters):
-        warnings.filters[:] = list(wanted.filters)  # type: ignore[index]
-        getattr(warnings, "_filters_mutated", lambda: None)()
-    _follow_levels(wanted.levels, wanted.disabled)
+        warnings.resetwarnings()  # forgets what it was warned of, too
+        warnings.filters[:] = wanted.filters  # type: ignore[index]
+    _set_levels(wanted.levels, wanted.disabled)
     _join(wanted.kin)
 
 
 def _go_nowhere() -> None:
-    """Into a directory that is deleted, as the caller's is: what fn writes there must not land
-    somewhere else."""
+    """Into a directory that is deleted, as the caller's is: fn must not write elsewhere."""
     import tempfile
 
     try:
@@ -147,19 +108,38 @@ def _go_nowhere() -> None:
     os.rmdir(folder)
 
 
-_levelled: frozenset[str] = frozenset()  # loggers that were given a level here
+_levelled: dict[str, int] = {}  # what loggers had that were given a level here
 
 
-def _follow_levels(levels: dict[str, int], disabled: int) -> None:
+def _set_levels(levels: dict[str, int], disabled: int) -> None:
     global _levelled
-    if not levels and not _levelled and not disabled and "logging" not in sys.modules:
+    if not (levels or _levelled or disabled or "logging" in sys.modules):
         return  # nothing to set, and no reason to import logging, for 5 ms
     import logging
 
     logging.disable(disabled)
+    for name, level in {**_levelled, **levels}.items():
+        logging.getLogger(name).setLevel(level)
+    _levelled = {name: logging.NOTSET if name else logging.WARNING for name in levels}
 
-    for name in _levelled - levels.keys():
-        logging.getLogger(name or None).setLevel(logging.NOTSET if name else logging.WARNING)
-    for name, level in levels.items():
-        logging.getLogger(name or None).setLevel(level)
-    _levelled = frozenset(levels)
+
+_method: str | None = None  # that was set here, as the caller had it
+
+
+def _join(kin: Kin) -> None:
+    global _method
+    if kin == Kin() and _method is None:
+        return
+    import multiprocessing.resource_tracker
+
+    if kin.method != _method:
+        multiprocessing.set_start_method(kin.method, force=True)
+        _method = kin.method
+    if kin.authkey is not None:
+        multiprocessing.current_process().authkey = kin.authkey
+    mine: Any = multiprocessing.resource_tracker._resource_tracker
+    if kin.tracker is not None and mine._fd is None:
+        try:
+            mine._fd = os.open(kin.tracker, os.O_WRONLY)
+        except OSError:
+            pass  # not Linux: memory that is lent needs track=False

@@ -1,7 +1,6 @@
 """Station 3: serial or parallel, with how many workers, in chunks of what size.
 
-Pure: facts in, a Plan out, with its reason in words. No clock, no files, no processes. The cases
-are numbered; `tests/test_plan.py` uses the same numbers.
+Pure: facts in, a Plan out, with its reason in words. No clock, no files, no processes.
 """
 
 from __future__ import annotations
@@ -30,19 +29,18 @@ MARGIN = 0.92
 # that; larger leaves items behind a slow one. From benchmarks/no_regret.py and schedules.py.
 CHUNK_SECONDS = 10e-3
 
-# Seconds of work in a chunk for each worker there is, at the least: a caller that needs 25 us a
-# chunk is then busy half of its time. Smaller, and hundreds of workers wait for it; larger chunks
-# end apart. From benchmarks/simulate.py.
+# Seconds of work in a chunk for each worker, at the least, for a caller needs 25 us a chunk.
+# Smaller lets hundreds of workers wait for it; larger chunks end apart. From
+# benchmarks/simulate.py.
 CALLER_SECONDS = 50e-6
 
-# Seconds that the caller needs to draw, keep and hand out an item that goes to a worker. Smaller
-# sends items of some ten nanoseconds away, which takes three times as long; larger keeps items of
-# a microsecond here. A million `abs` with parallel=True take 0.1 s (benchmarks/overhead.py).
+# Seconds that the caller needs for an item that goes to a worker. Smaller sends `abs` away, which
+# takes three times as long; larger keeps items of a microsecond here (benchmarks/overhead.py).
 HANDLING_SECONDS = 90e-9
 
-# What each processor but the first does for an item that computes on several, as numpy's products do;
-# workers have one thread each instead. Smaller starts workers for calls that gain nothing; at 1, long
-# calls go without what they gain, which was 1.1 to 1.8 times.
+# What each processor but the first does for an item that computes on several, as numpy's products
+# do. Smaller starts workers, of one thread each, for calls that gain nothing; at 1, long calls go
+# without what they gain, 1.1 to 1.8 times.
 THREADS_WORTH = 0.5
 
 # Chunks per worker that the rest is cut into at least: factoring, which sends half of what remains
@@ -170,12 +168,11 @@ def _less(prices: list[float], paid: float) -> list[float]:
 
 
 # Seconds of work in a chunk for each second that it costs an executor of the user's. Smaller wastes
-# that share of every worker; larger leaves less to share out. From benchmarks/executors.py.
+# workers; larger leaves less to share out. From benchmarks/executors.py.
 CHUNK_WORTH = 25
 
-# Seconds of work in a chunk at the least, also at the end. A chunk keeps caller and worker busy for
-# 40 us, longer where they have to be woken. Smaller sends ever smaller chunks; larger lets the last
-# worker end that much later. From benchmarks/no_regret.py.
+# Seconds of work in a chunk at the least, also at the end. Smaller sends crumbs, at 40 us each;
+# larger lets the last worker end that much later. From benchmarks/no_regret.py.
 LEAST_SECONDS = 300e-6
 
 
@@ -200,12 +197,12 @@ def chunk_size(
     return max(1, min(int(size), MOST_CHUNK))
 
 
-# Seconds of work in a chunk below which a second one is sent ahead, to hide the pipe's latency
-# (50 to 100 us). Larger would hide nothing more, and queue chunks behind a long one.
+# Seconds of work in a chunk below which a second one is sent ahead, to hide the pipe's latency of
+# 50 to 100 us. Larger hides nothing more, and queues chunks behind a long one.
 AHEAD_SECONDS = 10e-3
 
-# Seconds of work in a chunk below which several are sent at once, since waking the worker costs
-# more than they do. Larger would share out the last chunks unevenly.
+# Seconds of work in a chunk below which several are sent at once, as waking a worker costs more
+# than they do. Larger shares out the last ones unevenly.
 WAKE_SECONDS = 100e-6
 
 
@@ -230,8 +227,8 @@ def depths(
     return 2, max(2, int(min(8, share / TAPER)))
 
 
-# Bytes of items and results a chunk may hold. Smaller makes arrays travel one by one, at 50 us
-# each; larger holds memory on both sides of the wall for little.
+# Bytes of items and results in a chunk. Smaller makes arrays travel one by one, at 50 us each;
+# larger holds memory on both sides for little.
 CHUNK_BYTES = 8 * 2**20
 
 # Items of a chunk at the most, whatever they cost: a caller that stops early has drawn no more.

@@ -29,13 +29,12 @@ if TYPE_CHECKING:
 # more that a consumer who stops early never sees.
 BATCH_SECONDS = 1e-3
 
-# Items of a batch at the most. Smaller costs more looks, 3 % of a million `abs` at half of it; with
-# larger, more may turn out dear before anybody looks. From benchmarks/overhead.py.
+# Items of a batch at the most. Half of it costs a million `abs` 3 % more looks; with larger, more
+# may turn out dear before anybody looks. From benchmarks/overhead.py.
 MOST_ITEMS = 8192
 
-# Seconds of items, had and expected, that are worth loading the rooms of a decision: 4 to 8 ms,
-# once a process. Smaller makes a short first call that much longer; larger leaves work here that
-# could be shared, but no start of workers was ever made up for in 30 ms.
+# Seconds of items, had and expected, that are worth loading the rooms of a decision, for 4 to 8 ms
+# once a process. Smaller makes short programs longer; larger leaves work here that could be shared.
 LOADING_WORTH = 50e-3
 
 # Seconds a first item must take for its data to be weighed unasked, where the rest is worth a plan.
@@ -46,20 +45,20 @@ WEIGH_SECONDS = 2e-3
 # grain of a clock, or another process on the core, for waiting; larger misses some that waits.
 BUSY_SECONDS = 200e-6
 
-# Seconds of items to be looked at where there may be threads beside Python's: the system counts what
-# those use by ticks of 4 ms. Smaller misses them; larger keeps items here.
+# Seconds of items to be looked at where an item may have threads, whose use of processors the
+# system counts by ticks of 4 ms. Smaller misses them; larger keeps items here.
 THREADS_SECONDS = 10e-3
 
 # Items that are weighed together. Fewer would put the cost of a whole pickle on each; more takes
 # longer than it tells.
 WEIGH_ITEMS = 64
 
-# Seconds up to which items are weighed twice. Smaller would take the import of pickle for the cost
-# of an item; larger would do twice what is dear.
+# Seconds up to which items are weighed twice. Smaller takes the import of pickle for their cost;
+# larger does twice what is dear.
 AGAIN_SECONDS = 5e-3
 
-# Bytes that are copied to know what copying costs. Smaller would measure a cache; larger takes
-# longer than 0.2 ms.
+# Bytes that are copied to know what copying costs. Smaller measures a cache; larger takes 0.2 ms
+# more.
 SAMPLE_BYTES = 2**20
 
 

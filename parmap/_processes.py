@@ -1,16 +1,8 @@
-"""Station 4, where processes begin: one way for each start method.
+"""Station 4, where processes begin: as copies of a fork server (`_zygote`), as new interpreters, or
+as forks of the caller.
 
-    forkserver   a fork server of parmap's own (`_zygote`) forks a copy of itself
-    spawn        a new interpreter
-    fork         a copy of the caller as it is now
-
-`multiprocessing` starts them too, but imports the caller's `__main__` in each, which runs an
-unguarded script again and again. Workers of ours need no `__main__`, since functions travel by
-value. A new process gets the numbers of its seat (see `_seat`), and runs `_worker.work` with them.
-
-To begin one is to get a function that tells how it ended: the exit code of the process with the
-given number as multiprocessing tells it (-9 for SIGKILL), or None where it cannot be had within
-the given seconds.
+multiprocessing would import the caller's `__main__` in each, which runs an unguarded script again
+and again. Workers need none, since functions travel by value.
 """
 
 from __future__ import annotations
@@ -21,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -29,12 +21,14 @@ from parmap._loaded import loaded
 from parmap._quiet import filled_streams, interrupts_held
 from parmap._seat import ENDED, close_end, close_ends, keep_end
 
+# Of a process with this number: its exit code as multiprocessing tells it (-9 for SIGKILL), or None
+# where that cannot be had within the given seconds.
 ExitCode = Callable[[int | None, float], int | None]
 
 
 def begin(method: str, numbers: tuple[int, ...]) -> ExitCode:
-    """Begin a worker. Raises OSError: too many processes or files, no memory, no interpreter; and
-    RuntimeError where multiprocessing forbids this process to have children."""
+    """Begin a worker, which gets the numbers of its seat. Raises OSError, or RuntimeError where
+    this process may have no children."""
     _may_begin()
     with interrupts_held():
         return _BEGIN[method](numbers)
@@ -47,30 +41,23 @@ def _may_begin() -> None:
 
 
 def default_method() -> str:
-    """The start method the user set for multiprocessing, else forkserver where there is one.
-
-    Not fork: it copies locks of threads that do not exist in the copy (see docs/design.md).
-    """
+    """The start method the user set for multiprocessing, else forkserver where there is one; not
+    fork, which copies locks of threads that do not exist in the copy."""
     fallback = "spawn" if sys.platform == "win32" else "forkserver"
     multiprocessing = loaded("multiprocessing")
     if multiprocessing is None:  # then nobody can have set anything
         return fallback
-    methods = multiprocessing.get_all_start_methods()  # the system's default comes first
+    default = multiprocessing.get_all_start_methods()[0]
     chosen: str | None = multiprocessing.get_start_method(allow_none=True)
-    # Any use of multiprocessing settles the default, so the default was not necessarily chosen.
-    return fallback if chosen is None or chosen == methods[0] else chosen
-
-
-# ------------------------------------------------------------------ forkserver
+    # Any use of multiprocessing settles the default, so that may not have been chosen.
+    return fallback if chosen is None or chosen == default else chosen
 
 
 class _Server:
-    """The caller's end of its fork server."""
-
     def __init__(self) -> None:
         import socket
 
-        self._codes: dict[int, int] = {}
+        self._codes: dict[int | None, int] = {}
         self.refused = ""  # why it could not fork
         self._lock = threading.Lock()
         with filled_streams(), interrupts_held():
@@ -87,37 +74,25 @@ class _Server:
         import socket
 
         socket.send_fds(self._control, [b"w"], numbers)
-        return self.exitcode
+        return self._exitcode
 
-    def exitcode(self, pid: int | None, seconds: float) -> int | None:
-        """It has told, or tells within the time."""
-        if pid is None:
-            seconds = 0.0  # it never came to be: why, was said before its seat was closed
-        limit = time.monotonic() + seconds
-        with self._lock:
-            while pid not in self._codes and self._hears(max(0.0, limit - time.monotonic())):
-                pass
-            return None if pid is None else self._codes.pop(pid, None)
-
-    def _hears(self, seconds: float) -> bool:
-        """Note one process that ended; False where nothing comes."""
-        try:
-            if not select.select([self._control], [], [], seconds)[0]:
-                return False
-            told = self._control.recv(ENDED.size)
-        except (OSError, ValueError):  # closed meanwhile
-            return False
-        if len(told) < ENDED.size:
-            return False
-        pid, code = ENDED.unpack(told)
-        if pid:
-            self._codes[pid] = code
-        else:
-            self.refused = os.strerror(code)
-        return True
+    def _exitcode(self, pid: int | None, seconds: float) -> int | None:
+        # Why one without a number did not begin was said before its seat was closed.
+        limit = time.monotonic() + (seconds if pid else 0.0)
+        poll = select.poll()
+        with self._lock, suppress(OSError, ValueError):  # closed meanwhile
+            poll.register(self._control, select.POLLIN)
+            while pid not in self._codes and poll.poll(max(0.0, limit - time.monotonic()) * 1000):
+                if not (told := self._control.recv(ENDED.size)):
+                    break  # it has ended itself
+                ended, code = ENDED.unpack(told)
+                if ended:
+                    self._codes[ended] = code
+                else:
+                    self.refused = os.strerror(code)
+        return self._codes.pop(pid, None)
 
     def end(self, seconds: float) -> None:
-        """It has no more to do: neither to fork, nor to sweep."""
         with suppress(OSError):
             self._control.send(b"q")
         close_end(self._control)
@@ -133,11 +108,11 @@ _starting = threading.Lock()
 
 
 def start_server() -> _Server:
-    """The fork server; it is started, but not waited for, where there is none."""
+    """The fork server, which may have been started just now, and is not waited for."""
     global _server
     with _starting:
         if _server is not None and (_server.refused or _server.process.poll() is not None):
-            _server.end(0.0)  # somebody killed it; or it was begun under limits that may be gone
+            _server.end(0.0)  # it was killed; or was begun under limits that may be gone
             _server = None
         if _server is None:
             _may_begin()
@@ -154,20 +129,16 @@ def _by_server(numbers: tuple[int, ...]) -> ExitCode:
 
 
 def refusal() -> str:
-    """Why the fork server could not fork when it was last asked to, or ""."""
+    """Why the fork server could not fork, or ""."""
     return "" if _server is None else _server.refused
 
 
 def end_server(seconds: float) -> None:
-    """End the fork server, within the given time or by force."""
     global _server
     with _starting:
         server, _server = _server, None
     if server is not None:
         server.end(seconds)
-
-
-# ------------------------------------------------------------------ spawn
 
 
 def _spawn(numbers: tuple[int, ...]) -> ExitCode:
@@ -183,15 +154,13 @@ def _spawn(numbers: tuple[int, ...]) -> ExitCode:
 
 
 def _interpreter(module: str, numbers: tuple[int, ...]) -> Any:
-    """A new interpreter like this one, which runs `main(*numbers)` of a module.
-
-    In the root directory, for the caller's may be gone, and what lies there is not to be imported.
-    """
+    """A new interpreter like this one, which runs `main(*numbers)` of a module. In the root
+    directory, for the caller's may be gone, and what lies there is not to be imported."""
     if not (executable := _executable()):
         raise OSError("there is no Python interpreter to start (sys.executable)")
     home = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # of this very parmap
     program = (
-        f"import sys; sys.path[:] = {[home, *_absolute(sys.path)]!r}; import parmap; "
+        f"import sys; sys.path[:] = {[home, *_search_path()]!r}; import parmap; "
         f"del sys.path[0]; from {module} import main; main(*map(int, sys.argv[1:]))"
     )
     flags = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined]
@@ -206,31 +175,27 @@ def _interpreter(module: str, numbers: tuple[int, ...]) -> Any:
 
 
 def _executable() -> str | None:
-    """The interpreter; none in a program that is frozen into one file, which would start itself."""
+    """None in a program that is frozen into one file, which would start itself."""
     spawn = loaded("multiprocessing.spawn")  # where the user may have set one
     told = sys.executable if spawn is None else os.fsdecode(spawn.get_executable() or "")
     return None if getattr(sys, "frozen", False) and told == sys.executable else told
 
 
-def _absolute(paths: Sequence[str]) -> list[str]:
+def _search_path() -> list[str]:
+    """sys.path, as it is from the root directory."""
     try:
-        here = os.getcwd()
+        return [os.path.join(os.getcwd(), path) for path in sys.path]
     except FileNotFoundError:
-        return [path for path in paths if os.path.isabs(path)]
-    return [os.path.join(here, path) for path in paths]
-
-
-# ------------------------------------------------------------------ fork
+        return [path for path in sys.path if os.path.isabs(path)]
 
 
 def _fork(numbers: tuple[int, ...]) -> ExitCode:
     from multiprocessing import get_context
     from multiprocessing.process import _children  # type: ignore[attr-defined]
 
-    process = get_context("fork").Process(target=_in_the_copy, args=(numbers,))
+    process = get_context("fork").Process(target=_in_the_copy, args=numbers)
     process.start()
-    # The registry of children is the user's: who ends all of them, or is a forked copy of this
-    # process and exits, must not end workers of ours.
+    # Who ends all children, or is a forked copy of this process and exits, must not end ours.
     _children.discard(process)
 
     def exitcode(_: int | None, seconds: float) -> int | None:
@@ -241,7 +206,7 @@ def _fork(numbers: tuple[int, ...]) -> ExitCode:
     return exitcode
 
 
-def _in_the_copy(numbers: tuple[int, ...]) -> None:
+def _in_the_copy(*numbers: int) -> None:
     from parmap import _worker
 
     close_ends()
@@ -252,7 +217,6 @@ _BEGIN = {"forkserver": _by_server, "spawn": _spawn, "fork": _fork}
 
 
 def forget_after_fork() -> None:
-    """In a forked copy of the caller: the fork server is the original's."""
     global _server, _starting
     if _server is not None:
         _server.process.returncode = 0  # not a child of this process

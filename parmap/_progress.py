@@ -11,65 +11,58 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    Setting = bool | str | dict[str, Any] | None
-
-# Seconds a call must last before a bar appears that nobody asked for. Smaller flashes a bar at
-# every short map; larger leaves a person wondering.
+# Seconds a call must last for a bar that nobody asked for. Smaller flashes one at every short map;
+# larger leaves a person wondering.
 SHOW_AFTER = 2.0
 
 
 class Progress:
-    """The bar of one call, counted in items. It draws and imports nothing until it shows."""
+    """The bar of one call. It imports nothing until it shows."""
 
     _bar: Any = None
 
-    def __init__(self, setting: Setting, total: Callable[[], int | None]):
-        self.wanted = setting is not False  # a bar may come: else who ticks can spare itself that
+    def __init__(
+        self, setting: bool | str | dict[str, Any] | None, total: Callable[[], int | None]
+    ):
+        self.wanted = setting is not False
         self._setting, self._total = setting, total
         self._show_at = 0.0 if setting is not None else time.monotonic() + SHOW_AFTER
 
     def at(self, done: int) -> None:
         """`done` items are finished."""
-        if not self.wanted:
-            return
         if self._bar is None:
-            if time.monotonic() < self._show_at:
+            if not self.wanted or time.monotonic() < self._show_at:
                 return
-            if not _can_be_seen(asked=self._setting is not None):
-                self.wanted = False
+            self.wanted = _can_be_seen(asked=self._setting is not None)
+            if not self.wanted:
                 return
             given = self._setting if isinstance(self._setting, dict) else {}
-            if isinstance(self._setting, str):
-                given = {"desc": self._setting}
-            self._bar = _new_bar({"total": self._total(), **given})
+            label = self._setting if isinstance(self._setting, str) else None
+            self._bar = _new_bar({"total": self._total(), "desc": label, **given})
         if done > self._bar.n:
             self._bar.update(done - self._bar.n)
 
     def close(self, done: int) -> None:
         """The call is over: the bar's last state stays."""
-        if not self.wanted or (self._bar is None and self._setting is None):
-            return
-        self._show_at = 0.0
-        self.at(done)
+        if self._bar is not None or self._setting is not None:
+            self.at(done)
         if self._bar is not None:
             self._bar.close()
-        self.wanted = False
 
 
 def _can_be_seen(asked: bool) -> bool:
-    """Whether there is a stderr (a program may run without, and a bar is no reason to fail), and a
-    person who looks at it, or asked."""
+    """Whether there is a stderr, which is not sure, and a person who looks at it, or asked."""
     if _in_notebook():
         return True
     try:
-        return sys.stderr is not None and not sys.stderr.closed and (asked or sys.stderr.isatty())
+        return not getattr(sys.stderr, "closed", True) and (asked or sys.stderr.isatty())
     except ValueError:  # closed
         return False
 
 
 def _in_notebook() -> bool:
     ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
+    shell = ipython and ipython.get_ipython()
     return type(shell).__name__ == "ZMQInteractiveShell"
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 @contextmanager
 def interrupts_deferred() -> Iterator[list[Any]]:
-    """Ctrl-C waits until what is done in here is done; who clears the list has dealt with it."""
+    """Ctrl-C waits until this is over; who clears the list has dealt with it."""
     came: list[Any] = []
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):
@@ -29,10 +29,8 @@ def interrupts_deferred() -> Iterator[list[Any]]:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Processes started in here are deaf to Ctrl-C until they have taken their seat.
-
-    Otherwise one that boots while the user interrupts prints a traceback of its own.
-    """
+    """Processes started in here are deaf to Ctrl-C until they have taken their seat: one that boots
+    would print a traceback of its own."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -45,10 +43,8 @@ def interrupts_held() -> Iterator[None]:
 
 @contextmanager
 def filled_streams() -> Iterator[None]:
-    """The numbers 0, 1 and 2 are not free in here, also in a caller whose streams are closed.
-
-    Otherwise a pipe of ours gets such a number, and what fn prints in a new process goes into it.
-    """
+    """The numbers 0, 1 and 2 are taken in here, also in a caller whose streams are closed. Else a
+    pipe of ours gets one, and what fn prints in a new process goes into it."""
     filled = []
     for number in range(3):
         try:

@@ -24,20 +24,15 @@ def overdue(limit: float) -> Callable[[int], BaseException]:
     )
 
 
-def nobody_at_fault(index: int) -> BaseException:
-    return AssertionError(f"item {index} was not running")
-
-
 def why_refused(refusal: Refusal, facts: Facts) -> tuple[str, BaseException]:
     """The reason in words, and the error for a caller who insists on workers."""
-    if refusal.what == "facts":
+    if refusal.failure is None:  # the facts differ
         told = differences(facts, refusal.facts or {})
         reason = (
             f"workers import modules afresh and would not see state that was set at run time: "
             f"{told}. Pass it as an argument or with initializer=, or use mp_context='fork'"
         )
         return reason, RuntimeError(reason)
-    assert refusal.failure is not None
     error = rebuild(refusal.failure)
     if refusal.what == "function":
         error.add_note("parmap: raised by a worker that loads the mapped function")

@@ -1,14 +1,13 @@
-"""Station 4, what a worker is given at its birth: a line, a lifeline, a board.
+"""Station 4, what a worker is given at its birth, as numbers: descriptors, or handles on Windows.
 
-    line      messages, both ways (see `_line`)
-    lifeline  a pipe that nobody writes to: its closing tells a worker that its caller is gone
-    board     a few 64-bit words in memory that both sides see, so that some things need no message
-
-Each crosses to the new process as a number: a file descriptor, or a handle on Windows.
+line      messages, both ways (see `_line`)
+lifeline  a pipe that nobody writes to: its end tells a worker that its caller is gone
+board     a few words in memory that both sides see, so that some things need no message
 """
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 import struct
@@ -18,34 +17,17 @@ from typing import Any, NamedTuple
 
 from parmap._line import Line, WindowsLine
 
-# Words of the board. PID is 0 until the worker runs; READY until it has run its initializer.
-# LOADING is the chunk being unpacked, or the job with a minus before it; 0 for nothing.
+# Words of the board. PID is 0 until the worker runs, READY until it has run its initializer.
+# LOADING is the chunk being unpacked, or minus the job.
 PID, READY, CANCELLED, CHUNK, OFFSET, LENGTH, STARTED, LOADING = range(8)
 _BOARD_BYTES = 8 * 8
 
-# What the fork server says of each process that ended: its number, and its exit code; or 0, and the
-# error number for which it could not fork one.
+# What the fork server says of a process that ended: its number and exit code. Where it could not
+# fork one: 0 and the error number.
 ENDED = struct.Struct("!qq")
 
 
-class Lifeline:
-    """One end of a lifeline."""
-
-    def __init__(self, number: int):
-        self._number = number
-
-    def fileno(self) -> int:
-        return self._number
-
-    def close(self) -> None:
-        number, self._number = self._number, -1
-        if number >= 0:
-            os.close(number)
-
-
 class Seat(NamedTuple):
-    """One side's end of all three."""
-
     line: Any
     lifeline: Any
     board: memoryview
@@ -56,7 +38,7 @@ class Seat(NamedTuple):
 
 
 def new_seat() -> tuple[Seat, tuple[int, ...]]:
-    """The caller's side, and the numbers of the other one, which the caller has to close."""
+    """The caller's side, and the numbers of the other, which the caller has to close."""
     if sys.platform == "win32":
         return _new_seat_windows()
     opened: list[int] = []
@@ -64,35 +46,33 @@ def new_seat() -> tuple[Seat, tuple[int, ...]]:
         for _ in range(3):
             opened.extend(os.pipe())
         opened.append(_shared_file())
-        board = memoryview(mmap.mmap(opened[-1], _BOARD_BYTES)).cast("q")
+        board = _board(opened[-1])
     except OSError:
         close_numbers(opened)
         raise
     to_read, from_write, from_read, to_write, watched, held, file = opened
-    seat = Seat(Line(from_read, from_write), Lifeline(held), board)
+    seat = Seat(Line(from_read, from_write), io.FileIO(held, "w"), board)
     keep_end(seat.line)
     keep_end(seat.lifeline)
     return seat, (to_read, to_write, watched, file)
 
 
 def take_seat(numbers: tuple[int, ...]) -> Seat:
-    """The worker's side, from its numbers."""
+    """The worker's side."""
     if sys.platform == "win32":
         return _take_seat_windows(numbers)
     reader, writer, watched, file = numbers
-    board = memoryview(mmap.mmap(file, _BOARD_BYTES)).cast("q")
+    board = _board(file)
     os.close(file)
-    return Seat(Line(reader, writer), Lifeline(watched), board)
+    return Seat(Line(reader, writer), watched, board)
 
 
 def close_numbers(numbers: Any) -> None:
-    """The other side has its own copies now."""
     for number in numbers:
         os.close(number)
 
 
 def _shared_file() -> int:
-    """A file without a name, which needs no place."""
     if hasattr(os, "memfd_create"):
         number = os.memfd_create("parmap")
     else:
@@ -104,6 +84,10 @@ def _shared_file() -> int:
     return number
 
 
+def _board(file: int, **name: Any) -> memoryview:
+    return memoryview(mmap.mmap(file, _BOARD_BYTES, **name)).cast("q")
+
+
 # ------------------------------------------------------------------ Windows: none of it was run
 
 
@@ -113,54 +97,45 @@ def _new_seat_windows() -> tuple[Seat, tuple[int, ...]]:
     here, there = Pipe()
     watched, held = Pipe(duplex=False)
     name = int.from_bytes(os.urandom(7), "big")
-    numbers = [end.fileno() for end in (there, watched)]
+    numbers = (there.fileno(), watched.fileno(), name)
     for end in (there, watched):
         end.__dict__["_handle"] = None  # its number is all that is left of it
-    return Seat(WindowsLine(here), held, _named_board(name)), (*numbers, name)
-
-
-def _named_board(name: int) -> memoryview:
-    block = mmap.mmap(-1, _BOARD_BYTES, tagname=f"parmap-{name}")  # type: ignore[call-arg]
-    return memoryview(block).cast("q")
+    return Seat(WindowsLine(here), held, _board(-1, tagname=f"parmap-{name}")), numbers
 
 
 def _take_seat_windows(numbers: tuple[int, ...]) -> Seat:
     from multiprocessing.connection import PipeConnection  # type: ignore[attr-defined]
 
     there, watched, name = numbers
-    watching = PipeConnection(watched, writable=False)
-    return Seat(WindowsLine(PipeConnection(there)), watching, _named_board(name))
+    line = WindowsLine(PipeConnection(there))
+    lifeline = PipeConnection(watched, writable=False)
+    return Seat(line, lifeline, _board(-1, tagname=f"parmap-{name}"))
 
 
 # ------------------------------------------------------------------ copies of the caller
 
-# The caller's ends of all pipes. A forked copy of the caller, as each forked worker is, inherits
-# them and would keep them open after the caller's death; it closes them first thing.
+# The caller's ends of all pipes. A copy of it, as a forked worker is, closes them first thing: else
+# they would outlast it.
 _ends: set[Any] = set()
 
-# Held while one of them is closed, and while this process is copied: a copy that is made between
-# the closing of a descriptor and the noting of it would close another file's, of the same number.
+# Held while one is closed, and while this process is copied: a copy made halfway would close what
+# has the number next.
 _closing = threading.RLock()
 
 
 def keep_end(end: Any) -> None:
-    """Have forked copies of this process close `end`, so that it closes when this process ends.
-
-    Nothing that closes with a lock: a copy may be made while another thread holds it.
-    """
+    """Have copies of this process close it. It has no lock, which a thread might hold then."""
     with _closing:
         _ends.add(end)
 
 
 def close_end(end: Any) -> None:
-    """Close what was kept."""
     with _closing:
         _ends.discard(end)
         end.close()
 
 
 def close_ends() -> None:
-    """In a copy of the caller: they are the original's."""
     for end in list(_ends):
         close_end(end)
 

@@ -1,241 +1,208 @@
 """Whether a worker knows the same code and settings as its caller.
 
-Under `map` a function sees the caller's modules as they are now; a worker that was started earlier,
-or that imports afresh, need not. So the *facts* (code and scalars of modules that the function
-reads) are taken on both sides of the wall and compared: where they differ the worker does not run
-the function. Only the standard library, so that a worker stays light.
+Under `map` a function sees the caller's modules as they are now; a worker that started earlier, or
+imports afresh, need not. So *facts* are taken on both sides: where they differ, it does not run.
 """
 
 from __future__ import annotations
 
-import opcode
 import os
 import sys
-import types
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache
+from opcode import opname
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
 Facts = dict[str, str]
 
-# Functions reached from one function that are looked at. More would cost more than the 100 us a
-# call that the check may take; fewer would miss state three or four calls away.
+# Functions that are looked at. More would cost more than the 100 us a call that the check may take;
+# fewer would miss state three or four calls away.
 REACH_LIMIT = 200
 
 _SCALARS = (int, float, complex, str, bytes, bool, type(None))
-_STORES = {opcode.opmap["STORE_GLOBAL"], opcode.opmap["DELETE_GLOBAL"], opcode.opmap["STORE_ATTR"]}
-_LOAD_GLOBAL = opcode.opmap["LOAD_GLOBAL"]
-_EXTENDED = opcode.opmap["EXTENDED_ARG"]
-_STDLIB = os.path.dirname(os.__file__) + os.sep
-_OURS = os.path.dirname(__file__) + os.sep
+_NOT_CALLED = (*_SCALARS, ModuleType)
+_STORES = {"STORE_GLOBAL", "DELETE_GLOBAL", "STORE_ATTR"}
+_OTHERS = (os.path.dirname(os.__file__) + os.sep, os.path.dirname(__file__) + os.sep, "<frozen")
 
 
 def facts(fn: Callable[..., Any], code_only: bool = False) -> Facts:
     """What `fn` reads, as far as code objects show it: name -> value or checksum.
 
-    Its own code and that of the functions it reaches by reference, and the scalars among the
-    globals and module attributes that those read. Not containers, which serve as memo tables; not
-    names that the reached code itself assigns; nothing of the standard library or site-packages.
-    What travels by value is the same on both sides, and left out; so is, in calls with an
-    initializer, all but the code, for an initializer is there to set state.
+    Its code and that of the functions it reaches by reference, and the scalars among the globals
+    and module attributes that those read. Not containers, which serve as memo tables; not what the
+    reached code assigns; nothing of the standard library or site-packages; nothing that travels by
+    value. With an initializer, which is there to set state, only code.
     """
     found: Facts = {}
     assigned: set[str] = set()
-    for function, module, reads in _reached(fn):
-        assigned.update(reads.assigned)
+    for function, reads, values in _reached(fn):
+        assigned |= reads.assigned
+        module = function.__module__
         travels = module == "__main__" or "<locals>" in function.__qualname__
         if not travels:
             found[f"{module}.{function.__qualname__}()"] = reads.checksum
-        for name, value in _bindings(function, module, reads):
-            if code_only or (travels and name.startswith(f"{module}.")):
-                continue
-            if isinstance(value, _SCALARS) or _scalar_tuple(value):
-                found[name] = repr(value)
-            else:
-                found.setdefault(name, _kind(value))
-    return {name: v for name, v in found.items() if name.rpartition(".")[2] not in assigned}
+        for name, value in () if code_only else values:
+            if name and not (travels and name.startswith(f"{module}.")):
+                found[name] = _fact(value)
+    return {name: fact for name, fact in found.items() if name.rpartition(".")[2] not in assigned}
 
 
-def _kind(value: object) -> str:
-    """Of what is no scalar: its type, and its name if it has one, as a function has."""
+def _fact(value: object) -> str:
+    """A repr of scalars and tuples of them; else the type, and the name if it has one."""
+    scalars = isinstance(value, tuple) and all(isinstance(each, _SCALARS) for each in value)
+    if scalars or isinstance(value, _SCALARS):
+        return repr(value)
     called = getattr(value, "__qualname__", "") if callable(value) else ""
     return f"{type(value).__qualname__} {called}".rstrip()
 
 
+def differences(here: Facts, there: Facts) -> str:
+    """The first names on which caller and worker disagree, in words."""
+    told = [
+        f"{name} is {here.get(name, 'absent')} here and {there.get(name, 'absent')} in a worker"
+        for name in sorted(here.keys() | there.keys())
+        if here.get(name) != there.get(name)
+    ]
+    more = f" (and {len(told) - 3} more)" if len(told) > 3 else ""
+    return "; ".join(told[:3]) + more
+
+
 def classes(fn: Callable[..., Any]) -> Iterator[type]:
-    """The classes `fn` reaches that are not of the standard library or site-packages."""
-    for function, module, reads in _reached(fn):
-        cells = [_cell(cell) for cell in function.__closure__ or ()]
-        for value in [*cells, *(v for _, v in _bindings(function, module, reads))]:
-            if isinstance(value, type) and not _foreign(_file_of(value)):
-                yield value
+    """The user's own classes that `fn` reaches."""
+    for _, _, values in _reached(fn):
+        for _, value in values:
+            if isinstance(value, type):
+                module = sys.modules.get(value.__module__)
+                if not _foreign(getattr(module, "__file__", None)):
+                    yield value
 
 
 def by_value(function: object) -> bool:
-    """Whether a function has globals of its own rather than those of an imported module."""
+    """Whether a function has globals of its own rather than a module's."""
     namespace = getattr(function, "__globals__", None)
-    module = sys.modules.get(getattr(function, "__module__", None) or "")
-    return namespace is not None and (module is None or vars(module) is not namespace)
+    module = sys.modules.get(getattr(function, "__module__", ""))
+    return namespace is not None and getattr(module, "__dict__", None) is not namespace
 
 
 def share(names: dict[str, Any], fn: Callable[..., Any]) -> None:
-    """Set globals that an initializer set, in the functions of its module that `fn` reaches."""
-    if not names:
-        return
-    for function, _, _ in _reached(fn):
+    """Set what an initializer set in functions of its module that `fn` reaches."""
+    for function, _, _ in _reached(fn) if names else ():
         if by_value(function) and function.__globals__.get("__name__") == names["__name__"]:
             function.__globals__.update(names)
 
 
-def assigned(fn: Callable[..., Any]) -> frozenset[str]:
-    """Names that the code of `fn` assigns, globals among them."""
-    return frozenset[str]().union(*(_read(each.__code__).assigned for each in _functions_in(fn)))
+def assigned(fn: Callable[..., Any]) -> set[str]:
+    """Names that `fn` assigns, globals among them."""
+    return {name for each in _functions_in(fn) for name in _read(each.__code__).assigned}
 
 
-def _file_of(cls: type) -> str:
-    return getattr(sys.modules.get(cls.__module__), "__file__", None) or _STDLIB
+_Reached = tuple[FunctionType, "_Reads", list[tuple[str, Any]]]
 
 
-def _reached(fn: Callable[..., Any]) -> Iterator[tuple[types.FunctionType, str, _Reads]]:
-    """The functions that calling `fn` may run, as far as references show: (it, module, reads)."""
+def _reached(fn: Callable[..., Any]) -> Iterator[_Reached]:
+    """The functions that `fn` may run, and what they read."""
     todo = list(_functions_in(fn))
     seen: set[int] = set()
     while todo and len(seen) < REACH_LIMIT:
         function = todo.pop()
         code = function.__code__
-        if id(code) in seen or _foreign(code.co_filename):
-            continue
-        seen.add(id(code))
-        module, reads = function.__module__ or "", _read(code)
-        yield function, module, reads
-        for _, value in _bindings(function, module, reads):
-            if not isinstance(value, _SCALARS):
-                todo.extend(_functions_in(value))
-        for cell in function.__closure__ or ():
-            todo.extend(_functions_in(_cell(cell)))
+        if id(code) not in seen and not _foreign(code.co_filename):
+            seen.add(id(code))
+            reads = _read(code)
+            values = list(_values(function, reads))
+            yield function, reads, values
+            todo.extend(inner for _, value in values for inner in _functions_in(value))
 
 
-def _bindings(
-    function: types.FunctionType, module: str, reads: _Reads
-) -> Iterator[tuple[str, Any]]:
-    """(qualified name, value) of the globals that are read, and of attributes of modules."""
-    namespace = function.__globals__
-    for name in reads.globals:
-        if name in namespace:
-            value = namespace[name]
-            if isinstance(value, types.ModuleType):
-                yield from _attributes(value, reads)
-            else:
-                yield f"{module}.{name}", value
+def _values(function: FunctionType, reads: _Reads) -> Iterator[tuple[str, Any]]:
+    """(qualified name, value) of globals and of attributes of modules; closures have no names."""
+    module, namespace = function.__module__, function.__globals__
+    seen = [(f"{module}.{name}", namespace[name]) for name in reads.globals & namespace.keys()]
     for cell in function.__closure__ or ():
-        value = _cell(cell)
-        if isinstance(value, types.ModuleType):
-            yield from _attributes(value, reads)
+        with suppress(ValueError):  # not filled yet
+            seen.append(("", cell.cell_contents))
+    for name, value in seen:
+        if not isinstance(value, ModuleType):
+            yield name, value
+        elif not _foreign(getattr(value, "__file__", None)):
+            inside = vars(value)
+            yield from ((f"{value.__name__}.{n}", inside[n]) for n in reads.names & inside.keys())
 
 
-def _attributes(module: types.ModuleType, reads: _Reads) -> Iterator[tuple[str, Any]]:
-    if not _foreign(getattr(module, "__file__", None) or _STDLIB):
-        inside = vars(module)
-        for name in reads.names:
-            if name in inside:
-                yield f"{module.__name__}.{name}", inside[name]
-
-
-def _functions_in(value: Any) -> Iterator[types.FunctionType]:
-    """The Python functions that calling `value` may run, as far as its type shows them."""
-    for _ in range(8):  # decorators and partials nest; deeper than this nobody nests by hand
-        if isinstance(value, types.FunctionType):
+def _functions_in(value: Any) -> Iterator[FunctionType]:
+    """The functions that calling `value` may run, as far as one sees."""
+    if isinstance(value, _NOT_CALLED):
+        return
+    for _ in range(8):  # decorators and partials; deeper nobody nests by hand
+        if isinstance(value, FunctionType):
             yield value
-        wrapped = getattr(value, "__wrapped__", None)
-        if wrapped is not None and not isinstance(value, types.ModuleType):
+        if (wrapped := getattr(value, "__wrapped__", None)) is not None:
             value = wrapped
-        elif isinstance(value, types.MethodType):
+        elif isinstance(value, MethodType):
             value = value.__func__
         elif type(value).__name__ == "partial" and hasattr(value, "func"):
-            value = getattr(value, "func", None)  # functools.partial, and what imitates it
+            value = value.func  # functools.partial, and what imitates it
         else:
             break
+    if isinstance(value, FunctionType):
+        return
     if isinstance(value, type):
-        methods = (f for f in vars(value).values() if isinstance(f, types.FunctionType))
-        yield from (f for f in methods if f.__name__ != "__annotate__")
-    elif not isinstance(value, types.FunctionType | types.BuiltinFunctionType | types.ModuleType):
-        calls = (vars(cls).get("__call__") for cls in type(value).__mro__)
-        yield from (call for call in calls if isinstance(call, types.FunctionType))
-
-
-def _cell(cell: types.CellType) -> Any:
-    try:
-        return cell.cell_contents
-    except ValueError:  # not filled yet
-        return None
-
-
-def _scalar_tuple(value: object) -> bool:
-    return isinstance(value, tuple) and all(isinstance(v, _SCALARS) for v in value)
+        methods = list(vars(value).values())
+    else:
+        methods = [vars(cls).get("__call__") for cls in type(value).__mro__]
+    for method in methods:
+        if isinstance(method, FunctionType) and method.__name__ != "__annotate__":
+            yield method
 
 
 @lru_cache(maxsize=4096)
-def _foreign(filename: str) -> bool:
-    """Whether a file is of the standard library, of site-packages, or of this package."""
+def _foreign(file: str | None) -> bool:
+    """Whether a file is none of the user's own."""
     return (
-        "site-packages" in filename
-        or "dist-packages" in filename
-        or filename.startswith((_STDLIB, _OURS, "<frozen"))
+        not file or "site-packages" in file or "dist-packages" in file or file.startswith(_OTHERS)
     )
 
 
 class _Reads(NamedTuple):
-    """What one code object and those nested in it look at."""
+    """What code looks at, with that nested in it."""
 
     checksum: str
-    names: frozenset[str]
-    globals: frozenset[str]
-    assigned: frozenset[str]
+    names: set[str]
+    globals: set[str]
+    assigned: set[str]
 
 
 @lru_cache(maxsize=4096)
-def _read(code: types.CodeType) -> _Reads:
-    nested = [_read(const) for const in code.co_consts if isinstance(const, types.CodeType)]
-    consts = [_stable(const) for const in code.co_consts if not isinstance(const, types.CodeType)]
-    text = "\n".join([*(inner.checksum for inner in nested), *consts, *code.co_names])
-    checksum = zlib.crc32(text.encode(errors="replace"), zlib.crc32(code.co_code))
-    operations = list(_name_operations(code))
-    return _Reads(
-        f"code {checksum:08x}",
-        frozenset(code.co_names).union(*(inner.names for inner in nested)),
-        frozenset(code.co_names[arg >> 1] for op, arg in operations if op == _LOAD_GLOBAL).union(
-            *(inner.globals for inner in nested)
-        ),
-        frozenset(code.co_names[arg] for op, arg in operations if op in _STORES).union(
-            *(inner.assigned for inner in nested)
-        ),
-    )
+def _read(code: CodeType) -> _Reads:
+    checksum, reads = 0, _Reads("", set(), set(), set())
+    for each in _nested(code):
+        names = each.co_names
+        text = "\n".join([*map(_stable, each.co_consts), *names])
+        checksum = zlib.crc32(text.encode(errors="replace"), zlib.crc32(each.co_code, checksum))
+        reads.names.update(names)
+        extended = 0
+        for operation, arg in zip(each.co_code[::2], each.co_code[1::2], strict=True):
+            argument, name = extended | arg, opname[operation]
+            extended = argument << 8 if name == "EXTENDED_ARG" else 0
+            if name == "LOAD_GLOBAL":
+                reads.globals.add(names[argument >> 1])
+            elif name in _STORES:
+                reads.assigned.add(names[argument])
+    return reads._replace(checksum=f"code {checksum:08x}")
 
 
-def _name_operations(code: types.CodeType) -> Iterator[tuple[int, int]]:
-    """(opcode, whole argument) of what reads or writes globals and attributes."""
-    extended = 0
-    for op, arg in zip(code.co_code[::2], code.co_code[1::2], strict=True):
-        full = extended | arg
-        extended = full << 8 if op == _EXTENDED else 0
-        if op == _LOAD_GLOBAL or op in _STORES:
-            yield op, full
+def _nested(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for const in code.co_consts:
+        if isinstance(const, CodeType):
+            yield from _nested(const)
 
 
 def _stable(const: object) -> str:
-    """A repr that is the same in every process: sets have an order of their own in each."""
+    """A repr that is the same in every process."""
     if isinstance(const, frozenset):
         return str(sorted(map(repr, const)))
-    return repr(const)
-
-
-def differences(here: Facts, there: Facts, most: int = 3) -> str:
-    """The names on which caller and worker disagree, in words."""
-    names: Iterable[str] = sorted(n for n in {*here, *there} if here.get(n) != there.get(n))
-    told = [
-        f"{name} is {here.get(name, 'absent')} here and {there.get(name, 'absent')} in a worker"
-        for name in names
-    ]
-    more = f" (and {len(told) - most} more)" if len(told) > most else ""
-    return "; ".join(told[:most]) + more
+    return "" if isinstance(const, CodeType) else repr(const)

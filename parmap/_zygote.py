@@ -1,10 +1,7 @@
 """The fork server: a small process that has imported what workers need, and forks them.
 
-It hears from its caller by one socket: a letter and the numbers of a seat for each worker that is
-wanted. It answers with the number and exit code of each that ended. It never reads a pickle.
-
-It outlives a caller that was killed, by the moment it takes to notice; so it is also the one that
-removes what such a caller could not.
+By one socket it hears a letter, and the numbers of a seat for each worker that is wanted, and tells
+who ended, and how. It reads no pickle. It removes what a caller leaves that is killed.
 """
 
 from __future__ import annotations
@@ -15,28 +12,40 @@ import os
 import select
 import signal
 import socket
+from contextlib import suppress
 
 import cloudpickle  # noqa: F401  (6 ms, in each worker that gets a function by value)
 
 from parmap import _worker
 from parmap._seat import ENDED, close_numbers
 
-# Descriptors of a seat: two of its line, its lifeline's, its board's.
-_NUMBERS = 4
+_NUMBERS = 4  # descriptors of a seat
 
 
 def main(control: int) -> None:
-    """Serve until the caller says no more, or is gone; in a worker, be one."""
     caller = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the caller
     with socket.socket(fileno=control) as line:
-        numbers = _serve(line, caller)
+        word, numbers = _serve(line)
     if numbers:
         _worker.main(*numbers)
+    elif not word:
+        from parmap._sweep import sweep_after
+
+        _end_workers()
+        sweep_after(caller)
 
 
-def _serve(line: socket.socket, caller: int) -> list[int]:
-    """Fork a worker whenever one is wanted. Returns its numbers in each of them."""
+def _end_workers() -> None:
+    """The caller is gone. Workers see that too, but not those in which fn closed all it found."""
+    with suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
+        for number in file.read().split():
+            os.kill(int(number), signal.SIGKILL)
+
+
+def _serve(line: socket.socket) -> tuple[bytes, list[int]]:
+    """Fork workers until the caller says no more. Returns the last word; in a worker, its numbers
+    too."""
     ended, tell = os.pipe()
     os.set_blocking(tell, False)
     signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
@@ -46,36 +55,32 @@ def _serve(line: socket.socket, caller: int) -> list[int]:
     poll.register(ended, select.POLLIN)
     gc.freeze()  # what is there now stays in pages that all workers share
     while True:
-        ready = [number for number, _ in poll.poll()]
+        ready = dict(poll.poll())
         if ended in ready:
             os.read(ended, 512)
             _tell_who_ended(line)
-        if line.fileno() not in ready:
-            continue
-        word, numbers = _hear(line)
-        if not word:
-            _sweep(caller)
-        if word != b"w":
-            return []
-        if _fork(line, numbers):
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            close_numbers((ended, tell))
-            return numbers
-        close_numbers(numbers)
+        if line.fileno() in ready:
+            word, numbers = _hear(line)
+            if word != b"w":
+                return word, []
+            if _fork(line, numbers):
+                signal.set_wakeup_fd(-1)
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                close_numbers((ended, tell))
+                return word, numbers
+            close_numbers(numbers)
 
 
 def _hear(line: socket.socket) -> tuple[bytes, list[int]]:
-    """The next word of the caller's, and what came with it; b"" when the caller is gone."""
+    """A word and what came with it; b"" when the caller is gone."""
     try:
-        word, numbers, _, _ = socket.recv_fds(line, 1, _NUMBERS)
+        return socket.recv_fds(line, 1, _NUMBERS)[:2]
     except ConnectionError:  # gone with something of ours unread
         return b"", []
-    return word, numbers
 
 
 def _fork(line: socket.socket, numbers: list[int]) -> bool:
-    """Whether this is the new process. Why there is none, the caller is told."""
+    """Whether this is the new process."""
     try:
         if len(numbers) < _NUMBERS:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
@@ -86,24 +91,11 @@ def _fork(line: socket.socket, numbers: list[int]) -> bool:
 
 
 def _tell_who_ended(line: socket.socket) -> None:
-    while True:
-        try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            return
-        if not pid:
-            return
-        _tell(line, pid, os.waitstatus_to_exitcode(status))
+    with suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            _tell(line, ended[0], os.waitstatus_to_exitcode(ended[1]))
 
 
 def _tell(line: socket.socket, pid: int, code: int) -> None:
-    try:
+    with suppress(OSError):  # the caller is gone, or has not listened to some thousands of them
         line.send(ENDED.pack(pid, code), socket.MSG_DONTWAIT)
-    except OSError:
-        return  # the caller is gone, or has not listened to some thousands of them
-
-
-def _sweep(caller: int) -> None:
-    from parmap._sweep import sweep_after
-
-    sweep_after(caller)

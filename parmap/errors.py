@@ -1,19 +1,13 @@
-"""What can go wrong in parmap that could not go wrong in ``map``.
+"""What can go wrong in parmap that could not go wrong in `map`.
 
-    concurrent.futures.BrokenExecutor
-        WorkerDied          the process that ran an item is gone
-    TimeoutError            an item ran longer than task_timeout (the builtin)
-    RemoteTraceback         never raised: the __cause__ that carries a worker's traceback
-
-Everything else is an exception of your own function, raised as `map` would raise it.
+A TimeoutError (the builtin) can too: an item ran longer than task_timeout. Everything else is an
+exception of your own function, raised as `map` would raise it.
 """
 
 from __future__ import annotations
 
 import signal
 from concurrent.futures import BrokenExecutor
-
-__all__ = ["RemoteTraceback", "WorkerDied"]
 
 
 class WorkerDied(BrokenExecutor):
@@ -38,16 +32,14 @@ class WorkerDied(BrokenExecutor):
         self.index = index
         self.exitcode = exitcode
 
-    def __reduce__(self) -> tuple[type[WorkerDied], tuple[object, ...]]:
-        return type(self), (*self.args, self.index, self.exitcode)
-
     @classmethod
     def of_item(cls, index: int, exitcode: int | None) -> WorkerDied:
         """The error for the item that was running when its worker ended."""
+        how, hint = _evidence(exitcode)
         return cls(
-            f"the worker that ran item {index} died: {_how(exitcode)}. {_hint(exitcode)} "
-            "The other items are not affected; `retries=` runs such an item again, "
-            "`return_exceptions=True` puts this error in its place.",
+            f"the worker that ran item {index} died: {how}. {hint} The other items are "
+            "not affected; `retries=` runs such an item again, `return_exceptions=True` puts "
+            "this error in its place.",
             index,
             exitcode,
         )
@@ -55,7 +47,7 @@ class WorkerDied(BrokenExecutor):
     @classmethod
     def before_work(cls, exitcode: int | None, when: str, refusal: str = "") -> WorkerDied:
         """The error for workers that ended, one after the other, before they ran anything."""
-        how = f"the system refuses ({refusal})" if refusal else _how(exitcode)
+        how = f"the system refuses ({refusal})" if refusal else _evidence(exitcode)[0]
         return cls(
             f"workers die {when}: {how}. What they wrote to stderr says more, if they did; "
             "`parallel=False` runs the call without workers.",
@@ -64,7 +56,7 @@ class WorkerDied(BrokenExecutor):
         )
 
 
-class RemoteTraceback(Exception):  # noqa: N818  (the name the standard library's pools use)
+class RemoteTraceback(Exception):  # noqa: N818  (so named in multiprocessing)
     """The `__cause__` of an exception that was raised in a worker: its traceback, as text.
 
     Examples:
@@ -83,26 +75,22 @@ class RemoteTraceback(Exception):  # noqa: N818  (the name the standard library'
         return f"\n\n{self.text}"
 
 
-def _how(exitcode: int | None) -> str:
-    if exitcode is None:
-        return "how is not known"
-    if exitcode < 0:
-        try:
-            return f"killed by {signal.Signals(-exitcode).name}"
-        except ValueError:
-            return f"killed by signal {-exitcode}"
-    return f"it exited with code {exitcode}"
-
-
-def _hint(exitcode: int | None) -> str:
+def _evidence(exitcode: int | None) -> tuple[str, str]:
+    """How a process ended, and what that points to."""
+    if exitcode is None or exitcode >= 0:
+        how = "how is not known" if exitcode is None else f"it exited with code {exitcode}"
+        return how, "Something in it called os._exit, or the process was ended from outside."
+    try:
+        name = signal.Signals(-exitcode).name
+    except ValueError:
+        name = f"signal {-exitcode}"
     if exitcode == -signal.SIGTERM:
-        return "Something asked it to end."
-    if exitcode is not None and exitcode < 0:
-        if exitcode == -9:  # Windows has no signal.SIGKILL
-            return (
-                "That is how the kernel ends a process when memory runs out "
-                "(`dmesg` tells); fewer `max_workers` need less."
-            )
-        name = _how(exitcode).removeprefix("killed by ")
-        return f"{name} points to compiled code; `python -X faulthandler` shows where."
-    return "Something in it called os._exit, or the process was ended from outside."
+        hint = "Something asked it to end."
+    elif exitcode == -9:  # Windows has no signal.SIGKILL
+        hint = (
+            "That is how the kernel ends a process when memory runs out "
+            "(`dmesg` tells); fewer `max_workers` need less."
+        )
+    else:
+        hint = f"{name} points to compiled code; `python -X faulthandler` shows where."
+    return f"killed by {name}", hint

@@ -23,7 +23,6 @@ NAMED = {"message", "reason"}
 OWN = (
     "module 'parmap' has no attribute …",
     "… is shorter than what was written into it",
-    "item … was not running",
     "the plain bar needs no import",
 )
 

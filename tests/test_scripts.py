@@ -578,6 +578,7 @@ STUCK = {
     "computing in C": "sum(range(10**12))",
     "deaf to all signals": "signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals()); time.sleep(3600)",
     "stopped": "os.kill(os.getpid(), signal.SIGSTOP)",
+    "without a descriptor": "os.closerange(3, 10_000); time.sleep(3600)",
 }
 
 
@@ -589,7 +590,8 @@ STUCK = {
 def test_workers_end_with_a_killed_program_whatever_they_are_at(
     place: Place, how: str, method: str
 ) -> None:
-    """The kernel ends them: no bytecode of theirs needs to run. Their files go all the same."""
+    """The kernel ends them, or the fork server: no bytecode of theirs needs to run. Their files go all
+    the same."""
     body = f"""\
     import signal
     def stuck(x):
@@ -697,7 +699,9 @@ def test_the_first_calls_of_a_program_may_be_made_by_eight_threads(
 ROOMS_ON_THE_WAY = ["_decision", "_processes", "_engine", "_flow", "_transport", "_carry"]
 
 
-@pytest.mark.parametrize("module", ["cloudpickle", *(f"parmap.{name}" for name in ROOMS_ON_THE_WAY)])
+@pytest.mark.parametrize(
+    "module", ["cloudpickle", *(f"parmap.{name}" for name in ROOMS_ON_THE_WAY)]
+)
 def test_ctrl_c_while_a_room_is_imported_is_not_in_the_way_of_the_next_call(
     place: Place, module: str
 ) -> None:

@@ -117,16 +117,18 @@ def test_directories_of_the_dead_are_removed_and_those_of_the_living_are_not(
     """By name and owner: a process that is no more; not one that lives, nor one of another container."""
     gone = subprocess.Popen(["/bin/true"])
     gone.wait()
-    here = _files.namespace()
-    dead = tmp_path / f"{_files.directory_name(gone.pid)}{here}abcd"
+    mine, here = _files.directory_name(gone.pid).rsplit("-", 1)
+    dead = tmp_path / f"{mine}-{here}abcd"
     kept = {
-        f"{_files.directory_name(os.getpid())}{here}abcd",
-        f"{_files.directory_name(1)}{here}abcd",
-        f"{_files.directory_name(gone.pid)}1.abcd",
+        f"{_files.directory_name(os.getpid())}abcd",
+        f"{_files.directory_name(1)}abcd",
+        f"{mine}-1.abcd",
         f"parmap-{os.getuid() + 1}-{gone.pid}-{here}abcd",
         "parmap-notes",
+        _files.directory_name("\N{SUPERSCRIPT TWO}") + "abcd",  # a digit, and no number
     }
-    for path in (dead, *(tmp_path / name for name in kept)):
+    made_up = tmp_path / f"{_files.directory_name('9' * 30)}abcd"
+    for path in (dead, made_up, *(tmp_path / name for name in kept)):
         path.mkdir()
         (path / "file").touch()
     monkeypatch.setattr(_sweep, "default_places", lambda: [str(tmp_path)])
