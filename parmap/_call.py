@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     P = TypeVar("P")
 
     class Options(TypedDict, total=False):
-        """The keyword arguments of `pmap` and `pstarmap`: `Settings` but `return_exceptions`, which
-        changes the type of the results, and so stands in each overload."""
+        """`Settings` but `return_exceptions`, which changes the type of the results, and so stands
+        in each overload."""
 
         strict: bool
         parallel: bool | None
@@ -68,7 +68,7 @@ _DEFAULT = Settings({})
 # answered by then. Smaller costs short calls a plan, 7 us; larger leaves work here.
 TINY_SECONDS = 1e-3
 
-# What other libraries call the same thing, told to who types it from habit.
+# What other libraries call the same thing.
 _ELSEWHERE = {
     "n_jobs": "max_workers",
     "processes": "max_workers",
@@ -84,22 +84,16 @@ _ELSEWHERE = {
 }
 
 
-def settings(name: str, options: Options, return_exceptions: bool = False) -> Settings:
-    """Check the keyword arguments of the function `name`.
-
-    Raises TypeError or ValueError that names the argument and the value.
-    """
+def settings(name: str, options: Options, return_exceptions: bool) -> Settings:
+    """Check the keyword arguments of the function `name`: an error names argument and value."""
     if not options and return_exceptions is False and _raw_environment.keys().isdisjoint(_keys):
         return _DEFAULT
-    given: dict[str, Any] = {**_environment(), **options}
-    if return_exceptions is not False:
-        given["return_exceptions"] = return_exceptions
-    for keyword in given:
+    for keyword in options:
         if keyword not in Settings.__annotations__:
             hint = _ELSEWHERE.get(keyword)
             advice = f"; did you mean {hint}=?" if hint else ""
             raise TypeError(f"{name}() got an unexpected keyword argument {keyword!r}{advice}")
-    checked = Settings(given)
+    checked = Settings({**_environment(), **options, "return_exceptions": return_exceptions})
     _check(checked)
     if checked.task_timeout is not None:  # needs workers that can be ended
         checked.parallel = True
@@ -240,11 +234,6 @@ class Call:
     """One call: the function, its inputs and settings, and how it is applied: by builtin `map` to
     items that are one argument, by `itertools.starmap` to those that are tuples of them."""
 
-    fn: Callable[..., Any]
-    mapper: Mapper
-    inputs: Inputs
-    settings: Settings
-
     def __init__(
         self, fn: Callable[..., Any], mapper: Mapper, inputs: Inputs, settings: Settings
     ) -> None:
@@ -252,8 +241,8 @@ class Call:
 
     @property
     def plain(self) -> bool:
-        """Whether its first items may simply be run: nothing was asked for that has to come before
-        them, and no earlier call says that they take long."""
+        """Whether its first items may simply be run: nothing has to come before them, and no
+        earlier call says that they take long."""
         s = self.settings
         if s is not _DEFAULT and (s.parallel or s.initializer is not None or s.progress):
             return False
@@ -262,23 +251,13 @@ class Call:
 
     @property
     def insists(self) -> bool:
-        """Whether items that were given to workers must not be run here after all: the caller said
-        so, or the workers are the caller's own, and may have died of an item."""
+        """Whether items of lost workers must not be run here: the caller said so, or the workers
+        are the caller's own, and may have died of an item."""
         return bool(self.settings.parallel) or self.settings.executor is not None
 
-    def run(self, item: Any, index: int) -> Any:
-        """Run one item here; its value, or what `again` makes of its exception."""
-        values, error = run_batch(self.mapper, self.fn, (item,))
-        if error is None:
-            return values.pop()
-        try:
-            return self.again(error, index, item)
-        finally:
-            del error  # see _outcome.raising
-
     def again(self, error: BaseException, index: int, item: Any) -> Any:
-        """An item raised: run it again as often as `retries` allows. Then its exception is returned
-        if the caller wants that, else raised."""
+        """Run an item that raised again, as often as `retries` allows. Then its exception is
+        returned if the caller wants that, else raised."""
         raised: BaseException | None = error
         try:
             for _ in range(self.settings.retries):
@@ -313,8 +292,8 @@ class Call:
             ) from error
 
     def carried(self, packed: Callable[[], P]) -> P:
-        """What `packed` gives; where something does not pickle, once more without the globals that
-        the initializer set here and will set there."""
+        """What `packed` gives; else, where something does not pickle, without the globals that the
+        initializer sets."""
         try:
             return packed()
         except UNTRUSTED as error:

@@ -1,7 +1,6 @@
-"""What workers cost on this machine, as measured before.
+"""What workers cost on this machine, as measured before, and kept in the user's cache directory.
 
-Kept in a small file in the user's cache directory, for the first decision of a script. Where it is
-missing, old, broken or forbidden, the built-in costs serve, and nobody is told.
+Where that file is missing, old, broken or forbidden, the built-in costs serve, and nobody is told.
 """
 
 from __future__ import annotations
@@ -25,8 +24,7 @@ class Costs:
     hire: float = 0.002  # one more worker than the first two
     call: float = 0.3e-3  # fixed cost of a call on warm workers, there and back
     chunk: float = 40e-6  # one more chunk, on both sides of the wall
-    # Not seconds, but how many times longer an item computes while all cores are busy; cores that
-    # share a processor's units, or a cache, get into each other's way.
+    # How many times longer an item computes while all cores are busy, and share units or a cache.
     crowding: float = 1.1
 
     def __init__(self, *seconds: float, **named: float):
@@ -39,12 +37,11 @@ class Costs:
         return isinstance(other, Costs) and [*self] == [*other]
 
 
-# Share of a new measurement in what is remembered. Smaller learns slowly; larger believes a busy
-# moment.
+# Share of a new measurement in what is kept. Smaller learns slowly; larger believes a busy moment.
 LEARNING = 0.3
 
-# How many times more, or less, a measurement may be than what is remembered, and that than what is
-# built in. Larger believes anything, and then no call might be parallel, and measure, any more.
+# How many times more or less a measurement may be than what is kept, and that than the built-in.
+# Larger believes anything, and then no call might be parallel, and measure, any more.
 MOST_CHANGE = 3.0
 FARTHEST = 8.0
 
@@ -54,8 +51,8 @@ MOST_CROWDING = 1.7
 # Seconds after which the file is out of date: machines get other neighbours and interpreters.
 FILE_SECONDS = 30 * 86_400
 
-# How many times more or less a cost must have become to be written again, and seconds that must
-# have passed. Smaller writes after every call, at 0.5 ms; larger leaves the next process behind.
+# How many times more or less a cost must be to be written again, and seconds between two writes.
+# Smaller writes after every call, at 0.5 ms; larger leaves the next process behind.
 NEWS = 1.1
 WRITE_SECONDS = 30.0
 
@@ -66,7 +63,7 @@ _written_at = -math.inf
 
 
 def costs() -> Costs:
-    """What is known of this machine: from the file at first, then from what was measured since."""
+    """From the file at first, then from what was measured since."""
     global _costs, _written
     if _costs is None:
         _costs = _written = _read(_path()) or Costs()
@@ -88,13 +85,8 @@ def _within(times: float, middle: float, value: float) -> float:
     return min(max(value, middle / times), middle * times)
 
 
-def crowded(ratio: float) -> None:
-    """Take into account that items took so many times longer in workers than alone."""
-    measured(crowding=min(max(ratio, 1.0), MOST_CROWDING))
-
-
 def remember() -> None:
-    """Write what was measured for the next process, where it is news."""
+    """Write it for the next process, where it is news."""
     late = time.monotonic() > _written_at + WRITE_SECONDS
     pairs = zip(costs(), _written, strict=True)
     if late and any(not old / NEWS < new < old * NEWS for new, old in pairs):
@@ -113,7 +105,7 @@ def write() -> None:
             file.write(" ".join(map(repr, (_VERSION, *costs()))))
         os.replace(temporary, path)  # whole or not at all, whoever else writes
     except OSError:
-        return  # the next process takes the built-in costs, and measures again
+        pass  # the next process takes the built-in costs, and measures again
 
 
 def forget() -> None:

@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 # for 0.2 ms, in calls that are over soon; no start was ever made up for in less.
 WORTH_COLD = 30e-3
 
-# Seconds of items that must have been seen for a plan. Smaller trusts the first ones, which take
-# ten times as long on cold caches; larger delays work that could be shared.
+# Seconds of items before the first plan. Smaller trusts those that ran on cold caches, ten times as
+# long; larger delays work that could be shared.
 SEEN_SECONDS = 100e-6
 
-# Seconds of items between two plans at the least; else a quarter of what was done. Smaller plans
-# the same again, for 40 us; larger leaves work here that got dearer.
+# Seconds of items between two plans, or a quarter of what was done. Smaller plans the same again,
+# for 40 us; larger leaves work here that got dearer.
 LOOK_SECONDS = 0.5e-3
 
-# How many times longer than moving it an item must have taken to be moved unweighed. Smaller trusts
-# what a few items weighed; larger weighs again, for 0.1 ms.
+# How many times longer than moving it an item must take to be moved unweighed. Smaller trusts what
+# a few items weighed; larger weighs again, for 0.1 ms.
 NO_MATTER = 20
 
 
 class Decision:
-    """What is known and decided for one call, while it runs."""
+    """What is decided for one call, while it runs."""
 
     _plan = Plan(0, 0, "")
     _engine: LocalEngine | ExecutorEngine | None = None
@@ -81,7 +81,7 @@ class Decision:
         s, left, known = self._call.settings, self._call.inputs.left(), _known.known(self._call.fn)
         if s.initializer is not None:
             return  # it has to run here first, for here items may run as well
-        if not self._warm() and s.executor is None:
+        if not _warm() and s.executor is None:
             return  # a start is worth a first item, which says whether it still takes as long
         if known is None or left is None or left * known.each < self._worth():
             return
@@ -95,12 +95,12 @@ class Decision:
         """Seconds that must be left for a plan to be worth making: what a call waits for anyway."""
         if self._call.settings.executor is not None:
             return WORTH_COLD
-        if self._warm():
+        if _warm():
             return 2 * _costs.costs().call
         return max(2 * _costs.Costs().call, WORTH_COLD - _known.missed())
 
     def _stay(self, _: Call) -> bool:
-        """Between two batches: go on here? A few comparisons, unless there is enough left."""
+        """Between two batches: whether to go on here."""
         probe = self._probe
         if self._progress.wanted:
             self._progress.at(probe.items)
@@ -110,13 +110,12 @@ class Decision:
         # Of the last item nothing can be shared.
         if (probe.items if left is None else left - 1) * probe.each < self._worth():
             return True
-        if not self._warm() and self._coming():
+        if not _warm() and _coming():
             self._report.reason = "workers that an earlier call began are not ready yet"
             return True  # others beside them would be there later still
-        # Where more has to be known, look at the next items more closely, then come back.
         probe.closer = not (probe.weighed or self._weighed_before()) or self._may_have_threads()
         if probe.closer:
-            return True
+            return True  # and come back when more is known
         plan = self._make_plan(probe)
         if not plan.parallel:
             if self._next_look == SEEN_SECONDS:  # the first reason is about most of the call
@@ -128,7 +127,7 @@ class Decision:
         return False
 
     def _weighed_before(self) -> bool:
-        """Whether an earlier call shows that moving these items is no matter, whatever they are."""
+        """Whether an earlier call shows that moving items is no matter, whatever they are."""
         known, probe = _known.known(self._call.fn), self._probe
         if known is None or probe.each < NO_MATTER * known.transfer:
             return False
@@ -152,7 +151,7 @@ class Decision:
             return plan
         from parmap._imports import import_seconds
 
-        loading = import_seconds(self._call.fn, self._warm() > 0)
+        loading = import_seconds(self._call.fn, _warm() > 0)
         return _plan.make_plan(facts._replace(loading=loading)) if loading else plan
 
     def _gather(self, items: _known.Known | Probe) -> Facts:
@@ -165,7 +164,7 @@ class Decision:
             busy=items.busy,
             transfer_per_item=items.transfer,
             costs=_costs.costs(),
-            warm=self._warm(),
+            warm=_warm(),
             cores=_machine.usable_cores()[0],
             missed=_known.missed(),
             most_workers=call.settings.max_workers,
@@ -179,25 +178,19 @@ class Decision:
 
         return facts_of(call.settings.executor, facts)
 
-    def _warm(self) -> int:
-        pool = loaded("parmap._pool")
-        return 0 if pool is None else int(pool.warm_workers())
-
-    def _coming(self) -> int:
-        pool = loaded("parmap._pool")
-        return 0 if pool is None else int(pool.coming_workers())
-
     def _obstacle(self) -> str:
         inside = getattr(loaded("parmap._worker"), "inside", bool)
         if inside() or runs_a_chunk():
             return "this is a worker already: nested calls are serial"
-        executor = self._call.settings.executor
-        if executor is not None:
+        s = self._call.settings
+        if s.parallel is not None or not self._probe.obstacle:
+            return ""
+        if s.executor is not None:
             from parmap._carriers import shares_memory
 
-            if shares_memory(executor):
+            if shares_memory(s.executor):
                 return ""  # what does not pickle is no obstacle there
-        return self._probe.obstacle if self._call.settings.parallel is None else ""
+        return self._probe.obstacle
 
     # ------------------------------------------------------------------ going over
 
@@ -227,9 +220,9 @@ class Decision:
         yield from self._flow.batches()
         self._report.bytes_moved += self._engine.bytes_moved
         lost = self._flow.unavailable
+        if lost is not None and self._call.insists:
+            raise lost.error
         if lost is not None:
-            if self._call.insists:
-                raise lost.error
             self._cannot(lost.reason, lost.error)
 
     def _hire(self, workers: int) -> LocalEngine | ExecutorEngine:
@@ -237,25 +230,26 @@ class Decision:
         import would be in the way of every later call."""
         from parmap._quiet import interrupts_deferred
 
-        if self._call.settings.executor is not None:
+        s = self._call.settings
+        if s.executor is not None:
             with interrupts_deferred():
                 from parmap._executors import ExecutorEngine
             return ExecutorEngine(self._call)
         with interrupts_deferred():
             from parmap import _processes
 
-            context = self._call.settings.mp_context
-            method = _processes.default_method() if context is None else start_method(context)
+            given = s.mp_context
+            method = _processes.default_method() if given is None else start_method(given)
             if method == "forkserver":
                 _processes.start_server()  # it boots while the rest is imported
-            from parmap import _state
+            from parmap import _imports, _state  # noqa: F401  (at the end no descriptor may be left)
             from parmap._engine import LocalEngine
-        facts = _state.facts(self._call.fn, code_only=self._call.settings.initializer is not None)
+        facts = _state.facts(self._call.fn, code_only=s.initializer is not None)
         return LocalEngine(self._call, workers, facts, _machine.usable_cores()[0], method)
 
     def _cannot(self, reason: str, error: BaseException, quietly: bool = False) -> None:
-        """Workers were wanted and cannot be had: an error for who insists, else serial, with a
-        warning unless the function itself is the reason."""
+        """Workers cannot be had: an error for who insists, else serial, with a warning unless the
+        function itself is the reason."""
         if self._call.settings.parallel:
             raise error
         self._decide(Plan(0, 1, reason))
@@ -265,23 +259,24 @@ class Decision:
     # ------------------------------------------------------------------ the end
 
     def close(self, error: BaseException | None) -> None:
-        """The call is over, whichever way. After Ctrl-C nothing may go on in the background."""
+        """The call is over, whichever way."""
         if sys.is_finalizing():
             return  # nothing can be imported any more; workers and files end after this process
         if self._engine is not None:
             if not self._engine.ours():
                 return  # a forked copy of the caller: the call goes on where it began
-            self._close_engine(self._engine, interrupted=isinstance(error, KeyboardInterrupt))
+            self._close_engine(self._engine, isinstance(error, KeyboardInterrupt))
         self._report.end(self._call.fn)
         self._progress.close(self._report.items)
         self._learn()
 
     def _close_engine(self, engine: LocalEngine | ExecutorEngine, interrupted: bool) -> None:
-        if self._flow is not None:
-            self._flow.discard()
+        """After Ctrl-C nothing may go on in the background."""
         from parmap._quiet import interrupts_deferred
 
         with interrupts_deferred() as came:
+            if self._flow is not None:
+                self._flow.discard()
             engine.close(now=interrupted)
             if interrupted:  # a second Ctrl-C asks for what is on its way
                 came.clear()
@@ -293,7 +288,10 @@ class Decision:
         if self._flow is not None:
             if local:
                 self._report.learn_crowding()
-                self._learn_imports()
+                if self._report.items > probe.items:
+                    from parmap._imports import imported
+
+                    imported(fn)
             _costs.remember()
         seen = probe if probe.weighed else _known.known(fn)
         if each and seen is not None and not probe.obstacle:
@@ -301,11 +299,14 @@ class Decision:
         if self._flow is None and self._call.settings.parallel is None and not self._final:
             # With two workers, at the least; for items that use both already, nothing is certain.
             gain = probe.items * (each * (1.0 - max(1.0, probe.busy) / 2) - probe.transfer / 2)
-            if gain > _costs.Costs().call and local and not self._warm():
+            if gain > _costs.Costs().call and local and not _warm():
                 _known.miss(gain)
 
-    def _learn_imports(self) -> None:
-        from parmap._imports import imported
 
-        if self._report.items > self._report.items_here:
-            imported(self._call.fn)
+def _warm() -> int:
+    """Workers of the pool that are ready for a call."""
+    return int(getattr(loaded("parmap._pool"), "warm_workers", int)())
+
+
+def _coming() -> int:
+    return int(getattr(loaded("parmap._pool"), "coming_workers", int)())

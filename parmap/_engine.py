@@ -15,6 +15,7 @@ from parmap._chunk import Chunk, Event, Lost, Part, Refused, Unavailable
 from parmap._files import unlink
 from parmap._handle import Watch, Worker
 from parmap._processes import refusal
+from parmap._quiet import interrupts_deferred
 from parmap._reasons import died, overdue, why_refused
 from parmap._transport import Parcel, pack
 
@@ -58,8 +59,11 @@ class LocalEngine:
         self.deaths = self.bytes_moved = 0
         try:
             self._hire(workers)
-        except BaseException:
-            self._briefing.end()
+        except BaseException as error:
+            with interrupts_deferred() as came:
+                self._briefing.end()
+                if isinstance(error, KeyboardInterrupt):
+                    came.clear()  # a second one asks for what is on its way
             raise
         self._began = time.monotonic()
         self._booting = not self._any_ready()

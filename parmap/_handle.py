@@ -113,8 +113,10 @@ class Worker:
             self.code = self._exitcode(self.pid, seconds)
 
     def kill(self) -> None:
-        """One that does not run yet ends when its line is closed."""
-        if self.pid is not None:
+        """One that does not run yet ends as it takes its seat, without a lifeline."""
+        if self.pid is None:
+            close_end(self._lifeline)
+        else:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, 9)  # Windows has no signal.SIGKILL
 

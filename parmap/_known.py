@@ -1,6 +1,6 @@
 """What earlier calls of this process have shown: of their functions, and of a want of workers.
 
-Every call looks here before its first item, so nothing is imported that a bare `python` has not.
+Every call looks here before its first item, so only what a bare `python` has is imported.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def missed() -> float:
 
 
 def miss(seconds: float) -> None:
-    """Add to them. When they exceed what starting costs, starting is worth it (ski rental, Karlin,
+    """Add to them. When they exceed what a start costs, it is worth it (ski rental, Karlin,
     Manasse, Rudolph and Sleator, 1988): many short calls then get workers as one long one does."""
     global _missed
     _missed += seconds

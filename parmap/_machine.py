@@ -13,8 +13,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# Bytes of a worker without any data: an interpreter with numpy. Smaller would fill a small machine
-# with processes; larger would leave its cores idle.
+# Bytes of a worker without data, but with numpy. Smaller fills a small machine with processes;
+# larger leaves its cores idle.
 WORKER_BYTES = 64 * 2**20
 
 
@@ -48,7 +48,7 @@ def has_foreign_threads() -> bool:
     """Whether there are threads that Python has not made: those of numpy's BLAS, say."""
     try:
         return len(os.listdir("/proc/self/task")) > threading.active_count()
-    except OSError:  # there is no such place
+    except OSError:
         return False
 
 
@@ -59,17 +59,14 @@ def _moment() -> int:
 
 @lru_cache(maxsize=4)
 def _available(root: str, _: int) -> int | None:
-    found = []
-    for line in _read(os.path.join(root, "proc/meminfo")).splitlines():
-        if line.startswith("MemAvailable:"):
-            found.append(int(line.split()[1]) * 1024)
+    lines = _read(root, "proc/meminfo").splitlines()
+    found = [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
     for folder in _with_ancestors(root):
         for limit, usage in (
             ("memory.max", "memory.current"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes"),
         ):
-            most = _read(os.path.join(folder, limit)).strip()
-            used = _read(os.path.join(folder, usage)).strip()
+            most, used = _read(folder, limit), _read(folder, usage)
             if most.isdigit() and used.isdigit() and int(most) < sys.maxsize // 2:
                 found.append(max(0, int(most) - int(used)))
     return min(found, default=None)
@@ -79,14 +76,14 @@ def _available(root: str, _: int) -> int | None:
 def _groups(root: str) -> tuple[tuple[str, str], ...]:
     """(mount point, own group) of each cgroup hierarchy: ("", version 2) or (controller, v1)."""
     mounts: dict[str, str] = {}
-    for line in _read(os.path.join(root, "proc/self/mountinfo")).splitlines():
+    for line in _read(root, "proc/self/mountinfo").splitlines():
         left, _, right = line.partition(" - ")
         kind, _, options = right.partition(" ")
         names = options.split()[-1].split(",") if kind == "cgroup" else [""]
         if kind in ("cgroup", "cgroup2"):
-            mounts.update((name, left.split()[4].lstrip("/")) for name in names)
+            mounts.update(dict.fromkeys(names, left.split()[4].lstrip("/")))
     groups = []
-    for line in _read(os.path.join(root, "proc/self/cgroup")).splitlines():
+    for line in _read(root, "proc/self/cgroup").splitlines():
         _, controllers, group = line.split(":", 2)
         for name in controllers.split(","):
             if name in mounts:
@@ -108,20 +105,17 @@ def _quota(root: str, _: int) -> float | None:
     """The least CPU quota of all groups, in cores."""
     found = []
     for folder in _with_ancestors(root):
-        words = _read(os.path.join(folder, "cpu.max")).split()  # version 2: "quota period"
+        words = _read(folder, "cpu.max").split()  # version 2: "quota period"
         if not words:  # version 1 has a file each
-            words = [
-                *_read(os.path.join(folder, "cpu.cfs_quota_us")).split(),
-                *_read(os.path.join(folder, "cpu.cfs_period_us")).split(),
-            ]
-        if len(words) == 2 and words[0] not in ("max", "-1"):
+            words = [_read(folder, f"cpu.cfs_{name}_us") for name in ("quota", "period")]
+        if len(words) == 2 and all(words) and words[0] not in ("max", "-1"):
             found.append(int(words[0]) / int(words[1]))
     return min(found, default=None)
 
 
-def _read(path: str) -> str:
+def _read(folder: str, name: str) -> str:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
     except OSError:
         return ""

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
     from parmap._costs import Costs
 
-# Workers at the most for functions that wait (sleep, read a network) rather than compute. Fewer
-# leave waiting work slow; more cost 10 MB and 5 ms each.
+# Workers at the most for functions that wait rather than compute. Fewer leave waiting work slow;
+# more cost 10 MB and 5 ms each.
 MOST_WAITING_WORKERS = 32
 
-# Share of waiting above which a function is taken for a waiting one. Smaller hires workers for
-# noise in the clocks of a busy machine; larger leaves waiting work to as many as there are cores.
+# Share of waiting above which a function waits. Smaller hires workers for noise in the clocks of a
+# busy machine; larger leaves waiting work to as many as there are cores.
 WAITING_SHARE = 0.3
 
 # Parallel over serial seconds below which parallel is chosen. At 1 every wrong estimate costs;
@@ -29,22 +29,21 @@ MARGIN = 0.92
 # that; larger leaves items behind a slow one. From benchmarks/no_regret.py and schedules.py.
 CHUNK_SECONDS = 10e-3
 
-# Seconds of work in a chunk for each worker, at the least, for a caller needs 25 us a chunk.
-# Smaller lets hundreds of workers wait for it; larger chunks end apart. From
-# benchmarks/simulate.py.
+# Seconds of work in a chunk for each worker, at the least: a caller needs 25 us a chunk. Smaller
+# lets hundreds of workers wait; larger chunks end apart. From benchmarks/simulate.py.
 CALLER_SECONDS = 50e-6
 
-# Seconds that the caller needs for an item that goes to a worker. Smaller sends `abs` away, which
-# takes three times as long; larger keeps items of a microsecond here (benchmarks/overhead.py).
+# Seconds that the caller needs for an item that goes to a worker. Smaller sends `abs` away, for
+# three times as long; larger keeps items of a microsecond here. From benchmarks/overhead.py.
 HANDLING_SECONDS = 90e-9
 
 # What each processor but the first does for an item that computes on several, as numpy's products
-# do. Smaller starts workers, of one thread each, for calls that gain nothing; at 1, long calls go
-# without what they gain, 1.1 to 1.8 times.
+# do. Smaller starts workers, of one thread each, in vain; at 1, long calls go without what they
+# gain, 1.1 to 1.8 times.
 THREADS_WORTH = 0.5
 
-# Chunks per worker that the rest is cut into at least: factoring, which sends half of what remains
-# in each round (Hummel, Schonberg, Flynn, CACM 35(8), 1992).
+# Chunks per worker that the rest is cut into at least: factoring sends half of it in each round
+# (Hummel, Schonberg, Flynn, CACM 35(8), 1992).
 TAPER = 2
 
 
@@ -79,8 +78,8 @@ class Facts:
 
 
 class Plan:
-    """What to do with the rest of a call: how many workers to use (0 is serial), and why: the
-    number of the case in `make_plan`, and its reason in words."""
+    """What to do with the rest of a call: how many workers (0 is serial), and why: the case of
+    `make_plan`, and in words."""
 
     def __init__(self, workers: int, case: int, reason: str):
         self.parallel, self.workers, self.case, self.reason = workers > 0, workers, case, reason
@@ -111,41 +110,38 @@ def make_plan(f: Facts) -> Plan:
         f"{count} at {in_words(f.seconds_per_item)} each: "
         f"serial {in_words(serial)}, parallel {in_words(parallel)}"
     )
-    if parallel > MARGIN * serial:
-        return Plan(0, 5, reason)
-    return Plan(workers, 6, reason)
+    return Plan(0, 5, reason) if parallel > MARGIN * serial else Plan(workers, 6, reason)
 
 
 def choose_workers(f: Facts) -> int:
-    """What the caller said; else the cores; for work that waits, what makes the call shortest.
-
-    Never more than items left, or than memory holds.
-    """
+    """What the caller said; else the cores; for work that waits, what makes the call shortest;
+    never more than items left, or than memory holds."""
     limits = [limit for limit in (f.left, f.memory_workers) if limit is not None]
     if f.most_workers is not None or f.busy >= 1 - WAITING_SHARE:
         return max(1, min([f.most_workers or f.cores, *limits]))
-    busy = max(f.busy, f.cores / MOST_WAITING_WORKERS)
-    most = max(1, min([MOST_WAITING_WORKERS, math.ceil(f.cores / busy), *limits]))
+    enough = math.ceil(f.cores / max(f.busy, 1e-9))
+    most = max(1, min([MOST_WAITING_WORKERS, enough, *limits]))
     return min(range(min(f.cores, most), most + 1), key=lambda workers: _parallel(f, workers))
 
 
 def _parallel(f: Facts, workers: int) -> float:
-    """What the rest takes with so many workers, if they are sought now.
+    """Seconds of the rest with so many workers, if they are sought now.
 
-    Until new ones are there, the caller goes on by itself. Then the work, and the moving of items
-    and results, is shared by the processors; but the caller moves its half alone, and items are
-    whole. Calls that would have gained before pay for a start in advance.
+    Until new ones are there, the caller goes on by itself. Then processors share the work and the
+    moving; but the caller moves its half alone, and items are whole. What calls would have gained
+    before pays for a start in advance.
     """
     each, hired, prices = f.seconds_per_item, workers - f.warm, [0.0, 0.0, f.loading]
     if not f.warm:
         hired, prices[:2] = workers - f.cores, [f.costs.start, f.costs.boot]
     start, boot, loading = _less(prices, f.missed)
+    rest = f.expected * each
     # Workers that import take processors from the caller, who then does that much less.
     slow = max(1.0, (workers + 1) / f.cores) - 1.0
-    here = math.ceil(min(boot + loading, f.expected * each) / each) if each else 0
+    here = math.ceil(min(boot + loading, rest) / each) if each else 0
     left = f.expected - here
     if left <= 0:
-        return start + f.expected * each + slow * min(loading, f.expected * each)
+        return start + rest + slow * min(loading, rest)
     moved, handled = left * f.transfer_per_item, left * HANDLING_SECONDS
     work = left * each + moved + handled
     load = min(f.busy, 1.0) + THREADS_WORTH * max(0.0, f.busy - 1.0)
@@ -159,7 +155,7 @@ def _parallel(f: Facts, workers: int) -> float:
 
 
 def _less(prices: list[float], paid: float) -> list[float]:
-    """What is left of the prices, one after the other, when so much was paid before."""
+    """What is left of the prices, when so much was paid before."""
     left = []
     for price in prices:
         left.append(max(0.0, price - paid))
@@ -167,8 +163,8 @@ def _less(prices: list[float], paid: float) -> list[float]:
     return left
 
 
-# Seconds of work in a chunk for each second that it costs an executor of the user's. Smaller wastes
-# workers; larger leaves less to share out. From benchmarks/executors.py.
+# Seconds of work in a chunk for each that it costs an executor. Smaller wastes workers; larger
+# leaves less to share out. From benchmarks/executors.py.
 CHUNK_WORTH = 25
 
 # Seconds of work in a chunk at the least, also at the end. Smaller sends crumbs, at 40 us each;
@@ -183,10 +179,8 @@ def chunk_size(
     bytes_per_item: float = 0.0,
     chunk_cost: float = 0.0,
 ) -> int:
-    """Items of the next chunk: a fixed time's worth, tapering towards the end, bounded in bytes.
-
-    `chunk_cost` is what a chunk costs an engine other than ours: no chunk is worth less than that.
-    """
+    """Items of the next chunk: a fixed time's worth, tapering towards the end, bounded in bytes; on
+    an engine other than ours, worth the seconds that a chunk costs there."""
     each = max(seconds_per_item, 1e-9)
     size = max(CHUNK_SECONDS, CHUNK_WORTH * chunk_cost, workers * CALLER_SECONDS) / each
     if left is not None:
@@ -197,12 +191,12 @@ def chunk_size(
     return max(1, min(int(size), MOST_CHUNK))
 
 
-# Seconds of work in a chunk below which a second one is sent ahead, to hide the pipe's latency of
-# 50 to 100 us. Larger hides nothing more, and queues chunks behind a long one.
+# Seconds of work in a chunk below which a second one is sent ahead. Smaller shows the latency of a
+# pipe, 50 to 100 us; larger queues chunks behind a long one.
 AHEAD_SECONDS = 10e-3
 
-# Seconds of work in a chunk below which several are sent at once, as waking a worker costs more
-# than they do. Larger shares out the last ones unevenly.
+# Seconds of work in a chunk below which several are sent at once. Smaller wakes workers for less
+# than waking costs; larger shares out the last ones unevenly.
 WAKE_SECONDS = 100e-6
 
 
@@ -213,10 +207,8 @@ def depths(
     workers: int,
     chunk_cost: float = 0.0,
 ) -> tuple[int, int]:
-    """(fewest, most) chunks at one worker: below the first it gets more, up to the second.
-
-    Never so many that one worker gets more than its share of what is left.
-    """
+    """(fewest, most) chunks at one worker: below the first it gets more, up to the second; never
+    more than its share of what is left."""
     seconds = size * seconds_per_item
     share = math.inf if left is None else left / (size * workers)
     ahead = max(AHEAD_SECONDS, 4 * CHUNK_WORTH * chunk_cost)

@@ -25,45 +25,44 @@ if TYPE_CHECKING:
     from parmap._call import Call
     from parmap._known import Known
 
-# Seconds of work that one batch may hold. Smaller costs more looks, a microsecond each; larger runs
-# more that a consumer who stops early never sees.
+# Seconds of work in a batch. Smaller costs more looks, a microsecond each; larger runs more that a
+# consumer who stops early never sees.
 BATCH_SECONDS = 1e-3
 
-# Items of a batch at the most. Half of it costs a million `abs` 3 % more looks; with larger, more
-# may turn out dear before anybody looks. From benchmarks/overhead.py.
+# Items of a batch at the most. Half of it costs a million `abs` 3 %; larger runs more that may turn
+# out dear before anybody looks. From benchmarks/overhead.py.
 MOST_ITEMS = 8192
 
-# Seconds of items, had and expected, that are worth loading the rooms of a decision, for 4 to 8 ms
-# once a process. Smaller makes short programs longer; larger leaves work here that could be shared.
+# Seconds of items, had and expected, that are worth loading the rooms of a decision, for 4 to 8 ms.
+# Smaller makes short programs longer; larger leaves work here that could be shared.
 LOADING_WORTH = 50e-3
 
-# Seconds a first item must take for its data to be weighed unasked, where the rest is worth a plan.
-# Smaller would take cold caches for dear items; larger runs one more of them here before the plan.
+# Seconds a first item must take to be weighed unasked. Smaller takes cold caches for dear items;
+# larger runs one more of them here before the plan.
 WEIGH_SECONDS = 2e-3
 
-# Seconds that items must take before one asks what they used of processors. Smaller would take the
-# grain of a clock, or another process on the core, for waiting; larger misses some that waits.
+# Seconds of items that tell what they use of processors. Smaller takes the grain of a clock, or
+# another process on the core, for waiting; larger misses some that waits.
 BUSY_SECONDS = 200e-6
 
-# Seconds of items to be looked at where an item may have threads, whose use of processors the
-# system counts by ticks of 4 ms. Smaller misses them; larger keeps items here.
+# The same where items may have threads, which the system counts by ticks of 4 ms. Smaller misses
+# them; larger keeps items here.
 THREADS_SECONDS = 10e-3
 
-# Items that are weighed together. Fewer would put the cost of a whole pickle on each; more takes
-# longer than it tells.
+# Items that are weighed together. Fewer bear the cost of a whole pickle; more takes longer than it
+# tells.
 WEIGH_ITEMS = 64
 
 # Seconds up to which items are weighed twice. Smaller takes the import of pickle for their cost;
-# larger does twice what is dear.
+# larger repeats what is dear.
 AGAIN_SECONDS = 5e-3
 
-# Bytes that are copied to know what copying costs. Smaller measures a cache; larger takes 0.2 ms
-# more.
+# Bytes that are copied to time it. Smaller measures a cache; larger takes 0.2 ms more.
 SAMPLE_BYTES = 2**20
 
 
 class Probe:
-    """What is known of the items so far, from running them here."""
+    """What running items here has shown of them."""
 
     items: int = 0  # run here
     seconds: float = 0.0  # that they took in all
@@ -94,7 +93,7 @@ class Probe:
         self.items += count
         self.seconds += seconds
         each = seconds / count
-        # A batch of more than all before it tells more: the first items ran on cold caches.
+        # A batch of more than all before tells more: the first items ran on cold caches.
         self.each = each if 2 * count >= self.items else (self.each + each) / 2
 
     def trust(self, known: Known) -> None:
@@ -104,7 +103,7 @@ class Probe:
         self._used = [THREADS_SECONDS * share for share in (min(1.0, self.busy), self.busy, 1)]
 
     def look(self, seconds: float, before: tuple[float, float, int]) -> None:
-        """Items took so many seconds, from these clocks on: what they used of processors."""
+        """What items used of processors, that took so many seconds from these clocks on."""
         new = (b - a for a, b in zip(before, _clocks(), strict=True))
         self._used = here, everywhere, naps = [a + b for a, b in zip(self._used, new, strict=True)]
         self.looked += seconds
@@ -119,7 +118,7 @@ class Probe:
         return (self.closer or first) and not self.weighed
 
     def weigh(self, items: Sequence[Any], values: Sequence[Any]) -> None:
-        """Measure what it costs to send these items and to get these values back, each."""
+        """Measure what sending one of these items and getting its value back costs."""
         self.weighed = True
         buffers: list[memoryview] = []
         try:
@@ -133,12 +132,12 @@ class Probe:
         except UNTRUSTED as error:
             self.obstacle = f"items or results cannot be sent: {type(error).__name__}: {error}"
             return
-        # Buffers were not copied by that, but will be: once into memory, and read from there.
+        # Buffers will be copied twice: into memory, and from there.
         self.transfer = (seconds + 2 * _copy_seconds(buffers)) / len(items)
 
 
 def _there_and_back(both: Sequence[Sequence[Any]], buffers: list[memoryview]) -> float:
-    """Seconds to pickle and load these; what they have of large buffers is added to `buffers`."""
+    """Seconds to pickle and load these; their large buffers are added to `buffers`."""
     import pickle
 
     from parmap._transport import dumps
@@ -154,7 +153,7 @@ def _there_and_back(both: Sequence[Sequence[Any]], buffers: list[memoryview]) ->
 
 
 def _copy_seconds(buffers: Sequence[memoryview]) -> float:
-    """What copying these takes: measured on a part of the largest, and the same per byte."""
+    """What copying these takes, by a part of the largest."""
     if not buffers:
         return 0.0
     sample = max(buffers, key=lambda buffer: buffer.nbytes)[:SAMPLE_BYTES]
@@ -167,8 +166,8 @@ _PLAIN = frozenset({int, float, bool, str, type(None)})
 
 
 def run_here(call: Call, probe: Probe, look: Callable[[Call], bool]) -> Iterator[Iterator[Any]]:
-    """Run items in this process, in batches that grow, until the input ends or `look`, which is
-    called between them, says to stop. A batch is run whole before the first of it is handed out."""
+    """Run items here, in growing batches, each whole before its first value is handed out, until
+    the input ends or `look`, which is called between them, says no."""
     inputs, size = call.inputs, 1
     errors: list[BaseException] = []  # what was raised leaves it before it is raised again
     while not inputs.finished and look(call):
@@ -183,12 +182,11 @@ def run_here(call: Call, probe: Probe, look: Callable[[Call], bool]) -> Iterator
             yield from _failed(call, probe, errors, items, values)
         elif values:
             del items
-            # Plain small values may as well be iterated as they lie; others must not be kept.
+            # Others than plain ones must not be kept.
             yield iter(values) if type(values[-1]) in _PLAIN else emptying(values)
         if inputs.error is not None:
-            errors.append(inputs.error)
-            inputs.error = None
-            yield raising(errors.pop())
+            failed, inputs.error = [inputs.error], None
+            yield raising(failed.pop())  # which no frame may know
 
 
 def _run(call: Call, probe: Probe, items: Sequence[Any], errors: list[BaseException]) -> list[Any]:
@@ -215,8 +213,8 @@ def _run(call: Call, probe: Probe, items: Sequence[Any], errors: list[BaseExcept
 def _failed(
     call: Call, probe: Probe, errors: list[BaseException], items: Sequence[Any], values: list[Any]
 ) -> Iterator[Iterator[Any]]:
-    """A batch in which an item raised: what came of those before it, its exception in its place,
-    and once they are asked for, those behind it."""
+    """A batch in which an item raised: the values before it, what comes of it, and, once they are
+    asked for, those behind it."""
     index = call.inputs.drawn - len(items)
     while errors:
         done = len(values)
@@ -231,34 +229,31 @@ def _failed(
 
 
 def _again(call: Call, errors: list[BaseException], index: int, item: Any) -> Iterator[Any]:
-    """The place of an item that raised."""
     yield call.again(errors.pop(), index, item)
 
 
 def _clocks() -> tuple[float, float, int]:
-    """Processor time of this thread, and of all; and how often this one gave the processor up by
-    itself, for one that another process took from it did not wait for anything."""
+    """Processor time of this thread, and of all; and how often this one gave the processor up: one
+    that another process took from it was no waiting."""
     count = int(perf_counter() * 1e9) if getrusage is None else getrusage(RUSAGE_THREAD).ru_nvcsw
     return thread_time(), process_time(), count
 
 
 def _one_by_one(call: Call, probe: Probe, count: int) -> Iterator[Any]:
-    """Some items as map runs them: each drawn, run and handed out before the next is drawn.
-
-    The time includes what the consumer does in between; a plan is made on items timed alone.
-    """
+    """As map does: each item is drawn, run and handed out before the next is drawn. The time
+    includes the consumer's; a plan is made on items timed alone."""
     inputs, fn, done = call.inputs, call.fn, 0
     out: list[Any] = []
-    one = fn if call.mapper is map else _starred(fn)
+    one: Callable[[Any], Any] = fn if call.mapper is map else lambda args: fn(*args)
     began = perf_counter()
     try:
         for item in islice(inputs.iterator, count):
             done += 1
             try:
                 out.append(one(item))
-            except StopIteration:
-                out.append(call.again(stopped(), inputs.drawn + done - 1, item))
             except BaseException as error:
+                if isinstance(error, StopIteration):
+                    error = stopped()
                 out.append(call.again(error, inputs.drawn + done - 1, item))
             item = None
             yield out.pop()
@@ -266,7 +261,3 @@ def _one_by_one(call: Call, probe: Probe, count: int) -> Iterator[Any]:
     finally:
         probe.add(done, perf_counter() - began)
         inputs.drawn += done
-
-
-def _starred(fn: Callable[..., Any]) -> Callable[[Any], Any]:
-    return lambda args: fn(*args)

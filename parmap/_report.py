@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 _DEBUG = 10  # logging.DEBUG
-_logger: Any = None  # "parmap", once there is somebody to have set it up
+_logger: Any = None  # asked for once, as that takes longer than a small call
 
 
 def _logging() -> bool:
@@ -116,13 +116,12 @@ class Report:
     def end(self, fn: Any) -> None:
         """Nothing more will come. One line for who listens to the logger "parmap"."""
         self._ended = perf_counter()
-        # Asked for once, as it takes longer than a small call.
         if (_logger is not None or _logging()) and _logger.isEnabledFor(_DEBUG):
             _logger.debug("%s: %s", short_repr(fn), "; ".join(str(self).splitlines()))
 
     def add(self, items: int, seconds: float = 0.0, cpu_seconds: float = 0.0) -> None:
-        """Count items that came from workers. Waiting takes as long alone; computing takes what it
-        used of a processor, however many workers shared it."""
+        """Count items of workers. Waiting takes as long alone; computing takes what it used of a
+        processor, however many shared it."""
         from parmap._plan import WAITING_SHARE
 
         self._items_away += items
@@ -132,12 +131,13 @@ class Report:
             self._seconds_waiting += seconds
 
     def learn_crowding(self) -> None:
-        """How much longer items took in workers side by side than here, if enough ran to tell."""
+        """How much longer items took in workers than here, if enough ran to tell."""
         here, away = self.probe.items, self._items_away
         if here and away > 2 * self.workers and self._seconds_computing > self._seconds_waiting:
-            from parmap._costs import crowded
+            from parmap._costs import MOST_CROWDING, measured
 
-            crowded(self._seconds_computing / away / (self.probe.seconds / here))
+            ratio = self._seconds_computing / away / (self.probe.seconds / here)
+            measured(crowding=min(max(ratio, 1.0), MOST_CROWDING))
 
     def __str__(self) -> str:
         from parmap._plan import in_words
@@ -147,14 +147,12 @@ class Report:
             each = in_words(self.seconds_per_item)
             lines.append(f"{self.items} items at {each} each, in {in_words(self.seconds)}")
         if self.mode == "parallel":
-            lines.append(
+            lines += [
                 f"{self.workers} workers ({self.start_method}), {self.chunks} chunks, "
-                f"{self.items_here} items run here, {self.bytes_moved:,} bytes moved"
-            )
-            lines.append(
+                f"{self.items_here} items run here, {self.bytes_moved:,} bytes moved",
                 f"serial would have taken {in_words(self.serial_seconds)}: "
-                f"{self.speedup:.2f} times as long"
-            )
+                f"{self.speedup:.2f} times as long",
+            ]
         if self.worker_deaths:
             lines.append(f"{self.worker_deaths} workers died")
         return "\n".join(lines)

@@ -515,6 +515,29 @@ def test_with_64_descriptors_large_data_crosses_too() -> None:
     """)
 
 
+def test_descriptors_that_run_out_in_a_call_cost_results_and_nothing_else() -> None:
+    """Those that cannot be opened any more; the call ends, and the next one has all of them."""
+    python("""
+    import os, resource
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    from parmap import pmap
+    options = dict(parallel=True, max_workers=2, chunksize=1, return_exceptions=True)
+    call = pmap(lambda x: bytes(300_000), range(40), **options)
+    got, held = [next(call)], []
+    try:
+        while True:
+            held.append(os.open(os.devnull, os.O_RDONLY))
+    except OSError:
+        got += call
+    kinds = [type(value) for value in got]
+    assert len(got) == 40 and set(kinds) == {bytes, TypeError}, kinds
+    assert all("Too many open files" in str(value) for value in got if type(value) is TypeError)
+    for number in held:
+        os.close(number)
+    assert list(pmap(lambda x: bytes(300_000), range(4), **options)) == [bytes(300_000)] * 4
+    """)
+
+
 def test_a_directory_that_vanishes_is_made_again() -> None:
     """Somebody cleaned /dev/shm between two calls."""
     import shutil

@@ -492,19 +492,22 @@ def test_ctrl_c_while_workers_start_prints_one_traceback(place: Place, method: s
     assert eventually(lambda: not place.processes())
 
 
+@pytest.mark.parametrize("what", ["_pool.Crew.lose", "_window.Window.discard"])
 @pytest.mark.parametrize("method", METHODS)
-def test_a_second_ctrl_c_while_a_call_is_closed_changes_nothing(place: Place, method: str) -> None:
+def test_a_second_ctrl_c_while_a_call_is_closed_changes_nothing(
+    place: Place, method: str, what: str
+) -> None:
     """It comes while workers are being ended: they are ended all the same, with one traceback."""
-    body = """\
+    body = f"""\
     import signal
-    from parmap import _pool
+    from parmap import _pool, _window
 
-    end = _pool.Crew.lose
-    def lose(*args, **options):
+    before = {what}
+    def interrupted(*args, **options):
         signal.raise_signal(signal.SIGINT)
-        return end(*args, **options)
+        return before(*args, **options)
 
-    _pool.Crew.lose = lose
+    {what} = interrupted
     list(pmap(slow, range(8), **two))
     """
     script = place.file(SLOW + textwrap.dedent(body))
@@ -517,6 +520,35 @@ def test_a_second_ctrl_c_while_a_call_is_closed_changes_nothing(place: Place, me
     assert err.splitlines()[-1] == "KeyboardInterrupt"
     assert eventually(lambda: not place.processes())
     assert place.files(process.pid) == []
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_ctrl_c_twice_while_workers_begin_is_one_traceback(place: Place, method: str) -> None:
+    """Once between two of them, and once while the first is ended again."""
+    script = place.file(
+        """\
+        import signal
+        from parmap import _briefing, _pool, pmap
+
+        class Worker(_pool.Worker):
+            def __init__(self, *args):
+                super().__init__(*args)
+                signal.raise_signal(signal.SIGINT)
+
+        end = _briefing.Briefing.end
+        def interrupted(self):
+            signal.raise_signal(signal.SIGINT)
+            end(self)
+
+        _pool.Worker, _briefing.Briefing.end = Worker, interrupted
+        list(pmap(abs, range(8), parallel=True, max_workers=2))
+        """
+    )
+    code, out, err = place.run(script, method=method)
+    assert (code, out) == (-signal.SIGINT, "")
+    assert err.count("Traceback") == 1
+    assert err.splitlines()[-1] == "KeyboardInterrupt"
+    assert eventually(lambda: not place.processes())
 
 
 # ------------------------------------------------------------------ a caller that is killed
