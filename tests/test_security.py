@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import errno
 import os
 import stat
@@ -82,6 +83,7 @@ def test_two_stores_have_names_that_cannot_be_foreseen() -> None:
 def test_what_connects_the_processes_has_no_name_and_listens_to_nobody() -> None:
     """Pipes, memory and a pair of sockets: none is a path, or an address that another could open."""
     shutdown()
+    gc.collect()  # a board lives as long as an iterator that other tests dropped in a cycle
     before = set(descriptors().values())
     list(pmap(abs, range(4), **TWO))
     new = set(descriptors().values()) - before
