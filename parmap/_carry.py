@@ -18,7 +18,8 @@ from parmap import _state
 from parmap._quiet import interrupts_deferred
 
 # Globals to leave out of functions: (id of their namespace, names).
-_left_out = ContextVar("_left_out", default=(0, frozenset[str]()))
+_LeftOut = tuple[int, frozenset[str]]
+_left_out: ContextVar[_LeftOut] = ContextVar("_left_out", default=(0, frozenset()))
 
 
 def dumps(obj: Any, buffer_callback: Callable[[Any], Any] | None = None) -> bytes:
@@ -61,9 +62,10 @@ def _pickler() -> Any:
             if type(obj) is _Cached:
                 return _reduce_cached(obj)
             if type(obj) is types.CodeType:  # with its file, whose lines a traceback shows
-                make, told = self.dispatch_table[types.CodeType](obj)
+                reduce: Any = self.dispatch_table[types.CodeType]
+                make, told = reduce(obj)
                 return make, tuple(obj.co_filename if a == "<dynamic-code>" else a for a in told)
-            reduced = super().reducer_override(obj)
+            reduced: Any = super().reducer_override(obj)
             namespace, names = _left_out.get()
             by_value = type(obj) is types.FunctionType and isinstance(reduced, tuple)
             if by_value and id(obj.__globals__) == namespace:

@@ -103,6 +103,7 @@ class Engine(Protocol):
 
     def wait(self, seconds: float | None) -> list[Event]:
         """What happened, or does within the time; None: until something does."""
+        return []
 
     def boot_left(self) -> float:
         """Seconds until a worker will be up."""

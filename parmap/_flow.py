@@ -109,6 +109,7 @@ class Flow:
             return
         size, low, most = self._shares()
         while (worker := engine.hungry(low)) is not None:
+            chunk: Chunk | None = None
             for _ in range(most - low + 1):
                 chunk = self._next_chunk(size)
                 if chunk is None:

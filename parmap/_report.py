@@ -18,13 +18,13 @@ _DEBUG = 10  # logging.DEBUG
 _logger: Any = None  # asked for once, as that takes longer than a small call
 
 
-def _logging() -> bool:
-    """Whether the program uses logging at all; one that never imported it does not."""
+def _logging() -> Any:
+    """The logger, where the program uses logging at all; one that never imported it does not."""
     global _logger
     logging = loaded("logging")
     if logging is not None and not sys.is_finalizing():
         _logger = logging.getLogger("parmap")
-    return _logger is not None
+    return _logger
 
 
 class Report:
@@ -116,8 +116,9 @@ class Report:
     def end(self, fn: Any) -> None:
         """Nothing more will come. One line for who listens to the logger "parmap"."""
         self._ended = perf_counter()
-        if (_logger is not None or _logging()) and _logger.isEnabledFor(_DEBUG):
-            _logger.debug("%s: %s", short_repr(fn), "; ".join(str(self).splitlines()))
+        logger = _logger or _logging()
+        if logger is not None and logger.isEnabledFor(_DEBUG):
+            logger.debug("%s: %s", short_repr(fn), "; ".join(str(self).splitlines()))
 
     def add(self, items: int, seconds: float = 0.0, cpu_seconds: float = 0.0) -> None:
         """Count items of workers. Waiting takes as long alone; computing takes what it used of a

@@ -144,7 +144,7 @@ def _functions_in(value: Any) -> Iterator[FunctionType]:
         elif isinstance(value, MethodType):
             value = value.__func__
         elif type(value).__name__ == "partial" and hasattr(value, "func"):
-            value = value.func  # functools.partial, and what imitates it
+            value = getattr(value, "func", None)  # functools.partial, and what imitates it
         else:
             break
     if isinstance(value, FunctionType):
