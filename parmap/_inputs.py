@@ -42,9 +42,9 @@ def inputs_of(iterables: Sequence[Any], strict: bool) -> Inputs:
 class Inputs:
     """The items of one call: the elements of one iterable, or tuples of those of several."""
 
-    drawn = 0  # so far; the index of the next one
-    slow = False  # the last draw took longer than DRAW_SECONDS
-    exhausted = False  # the shortest iterable has ended
+    drawn: int = 0  # so far; the index of the next one
+    slow: bool = False  # the last draw took longer than DRAW_SECONDS
+    exhausted: bool = False  # the shortest iterable has ended
     error: BaseException | None = None  # what one raised, until it is delivered in its place
     iterator: Iterator[Any]  # for who draws one by one, counts in `drawn`, and tells of the end
     instant: bool  # may be drawn by the batch
