@@ -78,7 +78,10 @@ class Crew:
         holds it, who is too many stays until the next call ends."""
         for worker in workers:
             worker.free_since = time.monotonic()
-        self._lay_off(self._take_idle(slice(self._most, None), wait=False))
+        # Who is at the last item of an earlier call will be idle too: counted now, for nobody looks
+        # when that is done.
+        surplus = max(0, len(self._free()) - self._most)
+        self._lay_off(self._take_idle(slice(surplus), wait=False))
 
     def _free(self) -> list[Worker]:
         """Workers that belong to no call, the longest first."""

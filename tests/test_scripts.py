@@ -842,7 +842,7 @@ def few_processes(most):
         libc.prctl(28, 1)  # PR_SET_SECUREBITS, SECBIT_NOROOT
         libc.capget(version, sets)
         sets[0] = sets[1] = sets[0] & ~(1 << 21 | 1 << 24)  # CAP_SYS_ADMIN, CAP_SYS_RESOURCE
-        os.setresuid(54321, -1, -1)
+        os.setresuid(100_000 + os.getpid(), -1, -1)  # a user without other processes
         libc.capset(version, sets)
     resource.setrlimit(resource.RLIMIT_NPROC, (most, most))
 """
