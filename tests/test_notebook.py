@@ -48,7 +48,8 @@ def run(code):
 
 found = {}
 found["before"] = run(sys.argv[1])
-request = client.execute(sys.argv[2])
+# An error would else abort what is asked of the kernel in the moment after it.
+request = client.execute(sys.argv[2], stop_on_error=False)
 outputs_until(request, lambda m: m["msg_type"] == "stream" and "running" in m["content"]["text"])
 manager.interrupt_kernel()
 reply = client.get_shell_msg(timeout=60)["content"]
