@@ -14,7 +14,7 @@ from typing import Any
 from parmap import _costs, _plan
 from parmap._call import Call
 from parmap._chunk import Chunk, Engine, Lost, Part, Refused, Unavailable
-from parmap._outcome import UNTRUSTED, raising
+from parmap._outcome import UNTRUSTED
 from parmap._own import run_some
 from parmap._progress import Progress
 from parmap._reasons import cannot_load, cannot_send
@@ -83,8 +83,7 @@ class Flow:
             elif not window.chunks:
                 if inputs.error is None:
                     return
-                failed, inputs.error = [inputs.error], None
-                yield raising(failed.pop())  # which no frame may know
+                yield inputs.failure()
             elif self.unavailable is not None:
                 if self._call.insists:
                     return

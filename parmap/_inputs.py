@@ -7,6 +7,8 @@ from collections import deque
 from itertools import islice
 from time import perf_counter
 
+from parmap._outcome import raising
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -90,6 +92,12 @@ class Inputs:
         else:
             self.exhausted = len(items) < count
         self.slow = perf_counter() > limit
+
+    def failure(self) -> Iterator[Any]:
+        """What an iterable raised, to be raised once; no frame may know it: see _outcome."""
+        assert self.error is not None
+        failed, self.error = [self.error], None
+        return raising(failed.pop())
 
     def left(self) -> int | None:
         """How many are left, where the iterables say so; they may be wrong."""

@@ -15,7 +15,7 @@ except ImportError:  # not on Linux
     RUSAGE_THREAD, getrusage = 0, None  # type: ignore[assignment,misc]
 
 from parmap._loaded import loaded
-from parmap._outcome import UNTRUSTED, emptying, raising, run_batch, stopped
+from parmap._outcome import UNTRUSTED, emptying, run_batch, stopped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -185,8 +185,7 @@ def run_here(call: Call, probe: Probe, look: Callable[[Call], bool]) -> Iterator
             # Others than plain ones must not be kept.
             yield iter(values) if type(values[-1]) in _PLAIN else emptying(values)
         if inputs.error is not None:
-            failed, inputs.error = [inputs.error], None
-            yield raising(failed.pop())  # which no frame may know
+            yield inputs.failure()
 
 
 def _run(call: Call, probe: Probe, items: Sequence[Any], errors: list[BaseException]) -> list[Any]:
