@@ -6,7 +6,9 @@
 One call, front to back, by the rooms it goes through:
 
     pmap(fn, items)
-      1 _api        check the arguments (_call), draw from _inputs         -> Call
+      1 _api        check the arguments (_call)                            -> Call
+        _way        all that follows, read from top to bottom; what is over in a
+                    millisecond goes no further; draw from _inputs
       2 _probe      run the first items here, keep their results           -> Probe
       3 _plan       + _machine: what we may use; _costs: what it takes; _known:
                     what earlier calls have shown; _imports, which workers

@@ -1,23 +1,22 @@
-"""Station 1 and the whole way: what you are promised, and one call read from top to bottom."""
+"""Station 1: what you are promised."""
 
 from __future__ import annotations
 
 import itertools
 import sys
 import warnings
-from _thread import RLock
 
-from parmap._call import NO_WORKERS, Call, settings
-from parmap._inputs import inputs_of
-from parmap._probe import Probe, run_here
+from parmap._call import settings
 from parmap._report import Report
+from parmap._way import InTurns, way_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any, Literal, TypeVar, Unpack, overload
 
-    from parmap._call import Options
+    from parmap._call import Options, Settings
+    from parmap._outcome import Mapper
 
     T = TypeVar("T")
     T1 = TypeVar("T1")
@@ -174,9 +173,8 @@ def pmap(
     """
     if not iterables:
         raise TypeError("pmap() must have at least two arguments: a function and an iterable")
-    checked = settings("pmap", options, return_exceptions)
     mapper: Any = map if len(iterables) == 1 else itertools.starmap
-    return _results(Call(fn, mapper, inputs_of(iterables, checked.strict), checked))
+    return _results(fn, mapper, iterables, settings("pmap", options, return_exceptions))
 
 
 # One overload a line, as the table it is.
@@ -208,8 +206,7 @@ def pstarmap(
         [32, 9]
     """
     checked = settings("pstarmap", options, return_exceptions)
-    inputs = inputs_of((iterable,), checked.strict)
-    results = _results(Call(fn, itertools.starmap, inputs, checked))
+    results = _results(fn, itertools.starmap, (iterable,), checked)
     results._name = "pstarmap"
     return results
 
@@ -231,57 +228,11 @@ def shutdown() -> None:
         end()
 
 
-def _results(call: Call) -> Results[Any]:
+def _results(
+    fn: Callable[..., Any], mapper: Mapper, iterables: Sequence[Any], checked: Settings
+) -> Results[Any]:
     report = Report()
-    batches = _batches(call, report)
-    results: Results[Any] = Results.from_iterable(_InTurns(batches))  # type: ignore[assignment]
+    batches = way_of(fn, mapper, iterables, checked, report)
+    results: Results[Any] = Results.from_iterable(InTurns(batches))  # type: ignore[assignment]
     results.report, results._batches = report, batches
     return results
-
-
-class _InTurns:
-    """Batches for whichever thread asks. A generator refuses a second `next` while it runs, which
-    the chain would take for the end; under map, threads may share an iterator."""
-
-    __slots__ = ("_batches", "_lock")
-
-    def __init__(self, batches: Iterator[Iterator[Any]]):
-        self._batches, self._lock = batches, RLock()
-
-    def __iter__(self) -> _InTurns:
-        return self
-
-    def __next__(self) -> Iterator[Any]:
-        with self._lock:
-            return next(self._batches)
-
-
-def _batches(call: Call, report: Report) -> Iterator[Iterator[Any]]:
-    """One call, front to back: first here, then perhaps in workers, what they cannot do here again.
-    A generator, so nothing runs before the first `next`."""
-    report.start()
-    probe = report.probe
-    if call.plain:
-        yield from run_here(call, probe, probe.brief)
-        if call.inputs.finished:  # nine calls of ten are over here, in a few microseconds
-            Probe.before += probe.seconds
-            report.end(call.fn)
-            return
-    try:
-        from parmap._decision import Decision
-    except OSError as error:  # not even a descriptor left to read it with
-        if call.insists:
-            error.add_note(NO_WORKERS)
-            raise
-        warnings.warn(f"parmap runs this call serially: {error}", RuntimeWarning, stacklevel=3)
-        yield from run_here(call, probe, lambda _: True)
-        report.end(call.fn)
-        return
-    decision = Decision(call, report)
-    try:
-        yield from decision.run_here()
-        if decision.parallel:
-            yield from decision.run_in_workers()
-            yield from decision.run_here()  # only where workers were lost to the call
-    finally:
-        decision.close(sys.exc_info()[1])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 
-from parmap._known import known
+from parmap._known import seconds_of
 from parmap._outcome import UNTRUSTED, note, run_batch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import FrameType
     from typing import Any, TypedDict, TypeVar
 
     from parmap._inputs import Inputs
@@ -40,6 +43,15 @@ if TYPE_CHECKING:
 NO_WORKERS = "parmap: no workers could be started; parallel=None goes on without"
 
 
+def warn(text: str) -> None:
+    """A RuntimeWarning, at the line that asks for results."""
+    frame: FrameType | None = sys._getframe()
+    level = 0
+    while frame is not None and frame.f_globals.get("__package__") == __package__:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, RuntimeWarning, stacklevel=level + 1)
+
+
 class Settings:
     """`Options`, checked, with their defaults. One object, passed on whole."""
 
@@ -62,7 +74,7 @@ class Settings:
         vars(self).update(given)
 
 
-_DEFAULT = Settings({})
+DEFAULT = Settings({})
 
 # Seconds of items that are run without a plan, whatever is known of them: no warm worker has
 # answered by then. Smaller costs short calls a plan, 7 us; larger leaves work here.
@@ -87,7 +99,7 @@ _ELSEWHERE = {
 def settings(name: str, options: Options, return_exceptions: bool) -> Settings:
     """Check the keyword arguments of the function `name`: an error names argument and value."""
     if not options and return_exceptions is False and _raw_environment.keys().isdisjoint(_keys):
-        return _DEFAULT
+        return DEFAULT
     for keyword in options:
         if keyword not in Settings.__annotations__:
             hint = _ELSEWHERE.get(keyword)
@@ -249,10 +261,10 @@ class Call:
         """Whether its first items may simply be run: nothing has to come before them, and no
         earlier call says that they take long."""
         s = self.settings
-        if s is not _DEFAULT and (s.parallel or s.initializer is not None or s.progress):
+        if s is not DEFAULT and (s.parallel or s.initializer is not None or s.progress):
             return False
-        before = None if s.parallel is False else known(self.fn)
-        return before is None or (self.inputs.left() or 0) * before.each < TINY_SECONDS
+        count = self.inputs.left() or 0
+        return s.parallel is False or seconds_of(self.fn, count) < TINY_SECONDS
 
     @property
     def insists(self) -> bool:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-import warnings
 
 from parmap import _costs, _known, _machine, _plan
-from parmap._call import NO_WORKERS, Call, start_method
+from parmap._call import NO_WORKERS, Call, start_method, warn
 from parmap._loaded import loaded
 from parmap._outcome import runs_a_chunk
 from parmap._plan import Facts, Plan
@@ -254,7 +253,7 @@ class Decision:
             raise error
         self._decide(Plan(0, 1, reason))
         if not quietly:
-            warnings.warn(f"parmap runs this call serially: {reason}", RuntimeWarning, stacklevel=5)
+            warn(f"parmap runs this call serially: {reason}")
 
     # ------------------------------------------------------------------ the end
 

@@ -5,14 +5,13 @@ All of it runs in the thread that iterates, and only while it asks for more.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from itertools import starmap
 from time import monotonic
 from typing import Any
 
 from parmap import _costs, _plan
-from parmap._call import Call
+from parmap._call import Call, warn
 from parmap._chunk import Chunk, Engine, Lost, Part, Refused, Unavailable
 from parmap._outcome import UNTRUSTED
 from parmap._own import run_some
@@ -192,7 +191,7 @@ class Flow:
         except OSError as error:  # no room for it anywhere
             if self._call.settings.parallel:
                 raise
-            warnings.warn(f"parmap runs items serially: {error}", RuntimeWarning, stacklevel=7)
+            warn(f"parmap runs items serially: {error}")
             while chunk.left:
                 run_some(self._call, chunk, self._report)
         except UNTRUSTED as error:

@@ -15,7 +15,7 @@ except ImportError:  # not on Linux
     RUSAGE_THREAD, getrusage = 0, None  # type: ignore[assignment,misc]
 
 from parmap._loaded import loaded
-from parmap._outcome import UNTRUSTED, emptying, run_batch, stopped
+from parmap._outcome import UNTRUSTED, emptying, handed_out, run_batch, stopped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Probe:
     weighed: bool = False  # whether an item and its result were looked at
     closer: bool = False  # look at the next items with care, and weigh them: a plan depends on it
     looked: float = 0.0  # seconds of items that were looked at with care
-    _used: Sequence[float] = (0.0, 0.0, 0)  # of processors in that time, as `_clocks` tells
+    _used: Sequence[float] = (0.0, 0.0, 0)  # of processors in that time, as `clocks` tells
     before: float = 0.0  # of the class: seconds that calls of this process have had without a plan
 
     def brief(self, call: Call) -> bool:
@@ -102,9 +102,24 @@ class Probe:
         self.looked = THREADS_SECONDS
         self._used = [THREADS_SECONDS * share for share in (min(1.0, self.busy), self.busy, 1)]
 
+    def learn(
+        self,
+        before: tuple[float, float, int],
+        seconds: float,
+        items: Sequence[Any],
+        values: Sequence[Any],
+        left: int | None,
+    ) -> None:
+        """What a batch tells that was looked at with care."""
+        self.look(seconds, before)
+        if values and self.dear(left):
+            count = min(len(values), WEIGH_ITEMS)
+            self.weigh(list(items[:count]), values[:count])
+        self.closer = False
+
     def look(self, seconds: float, before: tuple[float, float, int]) -> None:
         """What items used of processors, that took so many seconds from these clocks on."""
-        new = (b - a for a, b in zip(before, _clocks(), strict=True))
+        new = (b - a for a, b in zip(before, clocks(), strict=True))
         self._used = here, everywhere, naps = [a + b for a, b in zip(self._used, new, strict=True)]
         self.looked += seconds
         if self.looked > BUSY_SECONDS:
@@ -162,13 +177,10 @@ def _copy_seconds(buffers: Sequence[memoryview]) -> float:
     return (perf_counter() - began) * sum(buffer.nbytes for buffer in buffers) / sample.nbytes
 
 
-_PLAIN = frozenset({int, float, bool, str, type(None)})
-
-
 def run_here(call: Call, probe: Probe, look: Callable[[Call], bool]) -> Iterator[Iterator[Any]]:
     """Run items here, in growing batches, each whole before its first value is handed out, until
     the input ends or `look`, which is called between them, says no."""
-    inputs, size = call.inputs, 1
+    inputs, size = call.inputs, probe.items or 1
     errors: list[BaseException] = []  # what was raised leaves it before it is raised again
     while not inputs.finished and look(call):
         if probe.items:
@@ -179,11 +191,10 @@ def run_here(call: Call, probe: Probe, look: Callable[[Call], bool]) -> Iterator
         items = inputs.cut(size if inputs.instant else 1)
         values = _run(call, probe, items, errors)
         if errors:
-            yield from _failed(call, probe, errors, items, values)
+            yield from run_failed(call, probe, errors, items, values)
         elif values:
             del items
-            # Others than plain ones must not be kept.
-            yield iter(values) if type(values[-1]) in _PLAIN else emptying(values)
+            yield handed_out(values)
         if inputs.error is not None:
             yield inputs.failure()
 
@@ -192,7 +203,7 @@ def _run(call: Call, probe: Probe, items: Sequence[Any], errors: list[BaseExcept
     """Run items until one raises: their values, and in `errors` what was raised."""
     # With fewer than two items left there is nothing to share, whatever they cost.
     closely = probe.closer or (len(items) == 1 and call.inputs.left() not in (0, 1))
-    before = _clocks() if closely else None
+    before = clocks() if closely else None
     began = perf_counter()
     values, error = run_batch(call.mapper, call.fn, items)
     seconds = perf_counter() - began
@@ -201,15 +212,12 @@ def _run(call: Call, probe: Probe, items: Sequence[Any], errors: list[BaseExcept
         del error  # see _outcome.raising
     probe.add(len(values) + len(errors), seconds)
     if before is not None:
-        probe.look(seconds, before)
-        if values and call.settings.parallel is None and probe.dear(call.inputs.left()):
-            count = min(len(values), WEIGH_ITEMS)
-            probe.weigh(list(items[:count]), values[:count])
-        probe.closer = False
+        left = call.inputs.left() if call.settings.parallel is None else 0
+        probe.learn(before, seconds, items, values, left)
     return values
 
 
-def _failed(
+def run_failed(
     call: Call, probe: Probe, errors: list[BaseException], items: Sequence[Any], values: list[Any]
 ) -> Iterator[Iterator[Any]]:
     """A batch in which an item raised: the values before it, what comes of it, and, once they are
@@ -231,7 +239,7 @@ def _again(call: Call, errors: list[BaseException], index: int, item: Any) -> It
     yield call.again(errors.pop(), index, item)
 
 
-def _clocks() -> tuple[float, float, int]:
+def clocks() -> tuple[float, float, int]:
     """Processor time of this thread, and of all; and how often this one gave the processor up: one
     that another process took from it was no waiting."""
     count = int(perf_counter() * 1e9) if getrusage is None else getrusage(RUSAGE_THREAD).ru_nvcsw

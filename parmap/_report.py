@@ -110,14 +110,16 @@ class Report:
 
     def start(self) -> None:
         """The first `next`."""
+        if self._began:
+            return
         self.mode, self.reason = "serial", "too little work for workers to matter"
         self._began = perf_counter()
 
     def end(self, fn: Any) -> None:
         """Nothing more will come. One line for who listens to the logger "parmap"."""
         self._ended = perf_counter()
-        logger = _logger or _logging()
-        if logger is not None and logger.isEnabledFor(_DEBUG):
+        logger = _logger or ("logging" in sys.modules and _logging())
+        if logger and logger.isEnabledFor(_DEBUG):
             logger.debug("%s: %s", short_repr(fn), "; ".join(str(self).splitlines()))
 
     def add(self, items: int, seconds: float = 0.0, cpu_seconds: float = 0.0) -> None:

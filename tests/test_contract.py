@@ -28,7 +28,7 @@ import pytest
 from waiting import eventually
 
 import parmap
-from parmap import RemoteTraceback, Report
+from parmap import RemoteTraceback, Report, _decision, _plan
 
 REMOTE = ("default", "fork", "forkserver", "spawn")
 LOCAL = ("serial", "decide", *REMOTE)  # where parmap makes the workers, and may end them
@@ -1466,3 +1466,15 @@ def test_a_bad_variable_is_refused_by_name(monkeypatch, name, text):
     with pytest.raises(ValueError, match=name) as caught:
         parmap.pmap(abs, range(5), parallel=None if name == "PARMAP_PARALLEL" else True)
     assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [list, iter])
+def test_a_warning_names_the_line_that_asked_for_results(monkeypatch, kind):
+    def refused(*_):
+        raise OSError("no process today")
+
+    monkeypatch.setattr(_decision.Decision, "_hire", refused)
+    monkeypatch.setattr(_decision.Decision, "_make_plan", lambda *_: _plan.Plan(2, 5, "wanted"))
+    with pytest.warns(RuntimeWarning, match="no process today") as warned:
+        list(parmap.pmap(lambda n: sum(range(n)), kind([20_000] * 400)))
+    assert [warning.filename for warning in warned] == [__file__]

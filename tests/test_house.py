@@ -25,6 +25,7 @@ ROOMS = [
     "__init__",
     "_crossover",
     "_api",
+    "_way",
     "_decision",
     "_flow",
     "_own",
@@ -71,6 +72,7 @@ ROOMS = [
 # Rooms of the caller. A worker has no use for them, and starts sooner without.
 CALLERS = {
     "_api",
+    "_way",
     "_decision",
     "_flow",
     "_own",

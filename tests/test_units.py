@@ -160,14 +160,14 @@ def test_what_an_item_uses_of_processors(
     monkeypatch: pytest.MonkeyPatch, after: tuple[float, float, int], busy: float
 ) -> None:
     """By the processor time of its thread and of all threads, and how often it chose to wait."""
-    monkeypatch.setattr(_probe, "_clocks", lambda: after)
+    monkeypatch.setattr(_probe, "clocks", lambda: after)
     probe = _probe.Probe()
     probe.look(1.0, (0.0, 0.0, 0))
     assert probe.busy == pytest.approx(busy)
 
 
 def test_what_an_earlier_call_has_shown_outweighs_one_item(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_probe, "_clocks", lambda: (1e-3, 1e-3, 0))
+    monkeypatch.setattr(_probe, "clocks", lambda: (1e-3, 1e-3, 0))
     for busy in (0.1, 1.0, 2.0):
         probe = _probe.Probe()
         probe.trust(_known.Known(1.0, busy, 0.0))
