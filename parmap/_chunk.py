@@ -109,6 +109,10 @@ class Engine(Protocol):
         """Seconds until a worker will be up."""
         return 0.0
 
+    def all_at_work(self) -> bool:
+        """Whether every worker is at an item, so that the caller would only be in their way."""
+        return False
+
     def take_back(self) -> list[Chunk]:
         """Chunks that one worker had and will not run."""
         return []

@@ -37,8 +37,11 @@ class Costs:
         return isinstance(other, Costs) and [*self] == [*other]
 
 
-# Share of a new measurement in what is kept. Smaller learns slowly; larger believes a busy moment.
-LEARNING = 0.3
+# Share of a new measurement in what is kept, if it is less, and if it is more: what else runs only
+# ever adds to it, and calls that stay serial for that measure nothing more. Smaller learns slowly;
+# larger believes a busy moment.
+LEARNING_LESS = 0.3
+LEARNING_MORE = 0.1
 
 # How many times more or less a measurement may be than what is kept, and that than the built-in.
 # Larger believes anything, and then no call might be parallel, and measure, any more.
@@ -76,7 +79,8 @@ def measured(**seconds: float) -> None:
     known = Costs(*costs())
     for name, value in seconds.items():
         old, built_in = getattr(known, name), getattr(Costs, name)
-        learned = old + LEARNING * (_within(MOST_CHANGE, old, value) - old)
+        share = LEARNING_LESS if value < old else LEARNING_MORE
+        learned = old + share * (_within(MOST_CHANGE, old, value) - old)
         setattr(known, name, _within(FARTHEST, built_in, learned))
     _costs = known
 

@@ -8,7 +8,7 @@ import time
 from parmap import _costs, _known, _machine, _plan
 from parmap._call import NO_WORKERS, Call, start_method, warn
 from parmap._loaded import loaded
-from parmap._outcome import runs_a_chunk
+from parmap._outcome import nested
 from parmap._plan import Facts, Plan
 from parmap._probe import THREADS_SECONDS, Probe, run_here
 from parmap._progress import Progress
@@ -178,8 +178,7 @@ class Decision:
         return facts_of(call.settings.executor, facts)
 
     def _obstacle(self) -> str:
-        inside = getattr(loaded("parmap._worker"), "inside", bool)
-        if inside() or runs_a_chunk():
+        if nested():
             return "this is a worker already: nested calls are serial"
         s = self._call.settings
         if s.parallel is not None or not self._probe.obstacle:

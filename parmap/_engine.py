@@ -45,6 +45,7 @@ class LocalEngine:
         """Raises what pickling `fn`, or starting a process, raises."""
         self._process = os.getpid()
         self._timeout = call.settings.task_timeout
+        self._initializes = call.settings.initializer is not None
         self.method = method
         self._briefing = Briefing(call, method, max(1, cores // workers), facts)
         self._job, self._crew = self._briefing.number, self._briefing.crew
@@ -66,7 +67,7 @@ class LocalEngine:
                     came.clear()  # a second one asks for what is on its way
             raise
         self._began = time.monotonic()
-        self._booting = not self._any_ready()
+        self._booting = not self._first_ready()
 
     def _hire(self, count: int) -> None:
         for worker in self._crew.lease(count):
@@ -88,12 +89,19 @@ class LocalEngine:
         return self._booting
 
     def _see_ready(self) -> None:
-        if self._booting and self._any_ready():
+        if self._booting and (ready := self._first_ready()):
             self._booting = False
-            _costs.measured(boot=time.monotonic() - self._began)
+            if not self._initializes:
+                _costs.measured(boot=ready / 1e9 - self._began)
 
-    def _any_ready(self) -> bool:
-        return any(worker.board[_seat.READY] for worker in self._queues)
+    def _first_ready(self) -> int:
+        """When a worker was ready; that may be seen later, by a caller who goes on with items."""
+        times = (worker.board[_seat.READY] for worker in self._queues)
+        return min(filter(None, times), default=0)
+
+    def all_at_work(self) -> bool:
+        boards = (worker.board for worker in self._queues)
+        return all(board[_seat.STARTED] and not board[_seat.LOADING] for board in boards)
 
     def boot_left(self) -> float:
         return self._began + _costs.costs().boot - time.monotonic()

@@ -82,7 +82,7 @@ class ExecutorEngine:
     chunk_cost = FIRST_OVERHEAD
     # A chunk is sent at once, not taken back, and nobody tells how far it is.
     flush, take_back, running_items = Engine.flush, Engine.take_back, Engine.running_items
-    boot_left = Engine.boot_left
+    boot_left, all_at_work = Engine.boot_left, Engine.all_at_work
 
     def __init__(self, call: Call):
         """Raises what pickling the function raises, and what the executor does."""

@@ -89,7 +89,8 @@ class Flow:
                 run_some(self._call, window.chunks[0], self._report)
             elif self._own and self._own.left:
                 run_some(self._call, self._own, self._report)
-                self._hear(0.0)
+                if not self._hear(0.0) and self._engine.all_at_work():
+                    self._stop_helping()
             else:
                 self._wait()
 
@@ -121,6 +122,13 @@ class Flow:
                 return
             size, low, most = self._shares()
         self._fed = True
+
+    def _stop_helping(self) -> None:
+        """Workers take over from the caller, if there are any that may still get something."""
+        self._helps = self._helps and self._engine.retired == self._engine.workers
+        if self._own:
+            self._window.split(self._own)
+        self._own = None
 
     def _next_own(self) -> Chunk | None:
         """What the caller can do until workers are there, if that is an item at all; not all that
@@ -238,10 +246,7 @@ class Flow:
             self._unanswered = False
             if self._late:  # what warm ones needed beside the work is what a call costs
                 _costs.measured(call=monotonic() - self._began - answer.seconds)
-            self._helps = self._helps and self._engine.retired == self._engine.workers
-            if self._own:
-                self._window.split(self._own)
-            self._own = None
+            self._stop_helping()
         each = answer.seconds / count
         self._each = (self._each + each) / 2 if self._each else each
         back = sum(o.bulk(n) for n, o in answer.groups if isinstance(o, Parcel))

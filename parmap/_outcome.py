@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from itertools import repeat
 
+from parmap._loaded import loaded
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,6 +28,12 @@ def runs_a_chunk() -> bool:
     import threading
 
     return getattr(threading.current_thread(), "parmap_runs_a_chunk", False)
+
+
+def nested() -> bool:
+    """Whether this is a worker already, parmap's own or one of an executor."""
+    inside = getattr(loaded("parmap._worker"), "inside", bool)
+    return inside() or runs_a_chunk()
 
 
 def run_batch(

@@ -102,21 +102,6 @@ class Probe:
         self.looked = THREADS_SECONDS
         self._used = [THREADS_SECONDS * share for share in (min(1.0, self.busy), self.busy, 1)]
 
-    def learn(
-        self,
-        before: tuple[float, float, int],
-        seconds: float,
-        items: Sequence[Any],
-        values: Sequence[Any],
-        left: int | None,
-    ) -> None:
-        """What a batch tells that was looked at with care."""
-        self.look(seconds, before)
-        if values and self.dear(left):
-            count = min(len(values), WEIGH_ITEMS)
-            self.weigh(list(items[:count]), values[:count])
-        self.closer = False
-
     def look(self, seconds: float, before: tuple[float, float, int]) -> None:
         """What items used of processors, that took so many seconds from these clocks on."""
         new = (b - a for a, b in zip(before, clocks(), strict=True))
@@ -134,7 +119,8 @@ class Probe:
 
     def weigh(self, items: Sequence[Any], values: Sequence[Any]) -> None:
         """Measure what sending one of these items and getting its value back costs."""
-        self.weighed = True
+        count = min(len(values), WEIGH_ITEMS)  # behind them one may have raised
+        items, values, self.weighed = list(items[:count]), values[:count], True
         buffers: list[memoryview] = []
         try:
             seconds = _there_and_back((items, values), buffers)
@@ -212,8 +198,10 @@ def _run(call: Call, probe: Probe, items: Sequence[Any], errors: list[BaseExcept
         del error  # see _outcome.raising
     probe.add(len(values) + len(errors), seconds)
     if before is not None:
-        left = call.inputs.left() if call.settings.parallel is None else 0
-        probe.learn(before, seconds, items, values, left)
+        probe.look(seconds, before)
+        if values and call.settings.parallel is None and probe.dear(call.inputs.left()):
+            probe.weigh(items, values)
+        probe.closer = False
     return values
 
 

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import sys
 from _thread import RLock
+from contextlib import suppress
 from time import perf_counter
 
 from parmap._call import DEFAULT, NO_WORKERS, TINY_SECONDS, Call, warn
 from parmap._inputs import SLICED, Slices, inputs_of
 from parmap._known import seconds_of
-from parmap._outcome import handed_out, stopped
+from parmap._loaded import loaded
+from parmap._outcome import handed_out, nested, stopped
 from parmap._probe import BATCH_SECONDS, BUSY_SECONDS, Probe, clocks, run_failed, run_here
 
 TYPE_CHECKING = False
@@ -87,7 +89,7 @@ def _short_way(
         probe.seconds += seconds
         probe.each = seconds / size
         if before is not None and seconds > BUSY_SECONDS:
-            probe.learn(before, seconds, batch, values, len(items) - 1)
+            _look(probe, before, batch, values, len(items) - 1)
         before, batch = None, ()
         yield handed_out(values)
         size = int(min(16 * size, BATCH_SECONDS / (probe.each or 1e-9))) or 1
@@ -102,6 +104,42 @@ def _short_way(
         probe.add(len(values) + 1, seconds)
         yield from run_failed(call, probe, errors, batch, values)
     yield from _whole_way(call, report)
+
+
+def _look(
+    probe: Probe,
+    before: tuple[float, float, int],
+    batch: Sequence[Any],
+    values: Sequence[Any],
+    left: int,
+) -> None:
+    """What a first item tells that is not cheap."""
+    probe.look(probe.each, before)
+    _foresee(probe, DEFAULT, left)
+    if probe.dear(left):
+        probe.weigh(batch, values)
+
+
+# Seconds of items, by those of the first millisecond, for which a fork server is started at once.
+# Smaller starts some in vain, at 5 ms; larger has more calls wait for it.
+EARLY_SECONDS = 80e-3
+
+
+def _foresee(probe: Probe, settings: Settings, left: int) -> None:
+    """In the first long call, have the fork server boot while the rooms of a decision are loaded
+    and items are weighed, which takes as long. Who hires workers tells what is wrong with that."""
+    seen = probe.seconds >= BATCH_SECONDS and left * probe.each >= EARLY_SECONDS
+    if not seen or loaded("parmap._pool") or nested():
+        return
+    if settings.executor is None and settings.mp_context is None and settings.parallel is None:
+        from parmap._quiet import interrupts_deferred
+
+        with interrupts_deferred(), suppress(OSError, ImportError, RuntimeError):
+            from parmap import _processes
+
+            if _processes.default_method() == "forkserver":
+                _processes.start_server()
+            from parmap import _pool  # noqa: F401  (which ends it at exit)
 
 
 def _end(fn: Callable[..., Any], report: Report) -> None:
@@ -119,6 +157,7 @@ def _whole_way(call: Call, report: Report) -> Iterator[Iterator[Any]]:
         if call.inputs.finished:
             _end(call.fn, report)
             return
+    _foresee(probe, call.settings, call.inputs.left() or 0)
     try:
         from parmap._decision import Decision
     except OSError as error:  # not even a descriptor left to read it with

@@ -121,7 +121,7 @@ class _Office:
 
 def _serve(office: _Office) -> None:
     initialized = _initialize(office.hello.initializer)
-    office.board[READY] = 1
+    office.board[READY] = time.monotonic_ns()
     desk: _Desk | None = None
     while (message := office.receive()) is not None:
         if isinstance(message, Work):

@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from parmap import Crossover, _costs, _known, _machine, _plan, crossover, pmap, shutdown
+from parmap._engine import LocalEngine
 
 
 @pytest.fixture
@@ -37,14 +39,14 @@ def test_without_a_file_the_built_in_costs_hold(file: Path) -> None:
 
 
 def test_what_was_measured_is_there_in_the_next_process(file: Path) -> None:
-    _costs.measured(boot=0.05)
+    _costs.measured(boot=0.01)
     _costs.remember()
     code = "from parmap import _costs; print(repr(_costs.costs().boot))"
     told = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
     )
     assert (float(told.stdout), told.stderr) == (_costs.costs().boot, "")
-    assert _costs.Costs().boot < _costs.costs().boot < 0.05
+    assert 0.01 < _costs.costs().boot < _costs.Costs().boot
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
@@ -57,6 +59,50 @@ def test_one_wild_measurement_changes_little(file: Path) -> None:
     _costs.measured(boot=1000.0, call=0.0)
     assert _costs.costs().boot < 2 * _costs.Costs().boot
     assert _costs.costs().call > _costs.Costs().call / 2
+
+
+def test_less_counts_for_more_than_more_does(file: Path) -> None:
+    """What else runs on a machine only ever adds to a measurement."""
+    for _ in range(5):
+        _costs.measured(boot=0.045)
+    for _ in range(5):
+        _costs.measured(boot=0.030)
+    assert _costs.costs().boot < 0.032
+
+
+@pytest.mark.parametrize(("item", "started"), [(5e-3, True), (5e-6, False)])
+def test_a_fork_server_boots_from_the_first_long_item_on(item: float, started: bool) -> None:
+    """In the first call of a process; one that is cheap loads nothing for it."""
+    code = f"""if True:
+        import sys, time
+        from parmap import pmap
+        def busy(_):
+            end = time.perf_counter() + {item}
+            while time.perf_counter() < end:
+                pass
+        next(pmap(busy, range(100)))
+        print(getattr(sys.modules.get("parmap._processes"), "_server", None) is not None)
+    """
+    told = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        check=True, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert (told.stdout, told.stderr) == (f"{started}\n", "")
+
+
+def test_a_boot_took_as_long_as_the_worker_says(file: Path) -> None:
+    """Its caller may have been at a long item when it was up."""
+
+    class Worker:
+        board = (0, int(7.06e9))
+
+    engine = LocalEngine.__new__(LocalEngine)
+    engine._initializes, engine._booting, engine._began = False, True, 7.0
+    engine._queues = {Worker(): deque()}  # type: ignore[dict-item]
+    before = _costs.costs().boot
+    assert not engine.booting
+    share = _costs.LEARNING_MORE
+    assert _costs.costs().boot == pytest.approx(before + share * (0.06 - before))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+from collections import deque
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from typing import Any
 import numpy
 import pytest
 
-from parmap import _costs, _failure, _imports, _known, _machine, _plan, _probe, _transport
+from parmap import _costs, _failure, _imports, _known, _machine, _plan, _probe, _seat, _transport
+from parmap._engine import LocalEngine
 from parmap._files import Store
 from parmap._transport import pack, unpack
 from parmap.errors import WorkerDied
@@ -237,3 +239,19 @@ def test_a_death_is_told_in_words(exitcode: int | None, words: str) -> None:
     assert "item 5" in str(error)
     assert (error.index, error.exitcode) == (5, exitcode)
     assert signal.SIGTERM == 15
+
+
+def test_workers_are_all_at_work_when_none_waits_or_loads() -> None:
+    class Worker:
+        def __init__(self, started: int, loading: int) -> None:
+            self.board = [0] * 8
+            self.board[_seat.STARTED], self.board[_seat.LOADING] = started, loading
+
+    def at_work(*workers: Worker) -> bool:
+        engine = LocalEngine.__new__(LocalEngine)
+        engine._queues = {worker: deque() for worker in workers}  # type: ignore[misc]
+        return engine.all_at_work()
+
+    assert at_work(Worker(1, 0), Worker(2, 0))
+    assert not at_work(Worker(1, 0), Worker(0, 0))
+    assert not at_work(Worker(1, 0), Worker(2, -1))
