@@ -52,8 +52,8 @@ def known(fn: Callable[..., Any]) -> Known | None:
 
 def seconds_of(fn: Callable[..., Any], count: int) -> float:
     """What so many of its items took in an earlier call; 0 where nothing is known."""
-    found = _functions.get(id(getattr(fn, "__code__", None) or key_of(fn)))
-    return 0.0 if found is None else found[1].each * count
+    found = known(fn)
+    return 0.0 if found is None else found.each * count
 
 
 def keep(fn: Callable[..., Any], found: Known) -> None:

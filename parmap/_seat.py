@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from parmap._line import Line, WindowsLine
 
-# Words of the board. PID is 0 until the worker runs. READY is 0, then when it had run its
+# Words of the board. PID is 0 until the worker runs; READY is 0, then the time when it had run its
 # initializer, in nanoseconds of the monotonic clock, which all processes share.
 # LOADING is the chunk being unpacked, or minus the job.
 PID, READY, CANCELLED, CHUNK, OFFSET, LENGTH, STARTED, LOADING = range(8)
