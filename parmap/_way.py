@@ -67,13 +67,14 @@ def _short_way(
     """The first millisecond of a list, a tuple or a range, as `run_here` would run it. In one
     piece: on cold caches each function that is entered costs a microsecond; most calls end here."""
     report.start()
-    probe, size = report.probe, 1
+    probe, size, seconds = report.probe, 1, 0.0
+    batch: Sequence[Any] = ()
+    values: list[Any] = []
     errors: list[BaseException] = []
     short = seconds_of(fn, len(items)) < TINY_SECONDS
     before = clocks() if short and len(items) > 2 else None  # else there is nothing to share
     while short and probe.items < len(items) and probe.seconds < BATCH_SECONDS:
-        batch: Sequence[Any] = items[probe.items : probe.items + size]
-        values: list[Any] = []
+        batch, values = items[probe.items : probe.items + size], []
         began = perf_counter()
         try:
             values.extend(mapper(fn, batch))
