@@ -19,7 +19,7 @@ One call, front to back, by the rooms it goes through:
                     _quiet about it; _sweep cleans up after the killed;
                     _executors for who brings an executor, and _carriers to it
       5 _flow       cut chunks to measure, keep every worker fed; until
-                    workers answer, the caller has chunks of its _own      -> Chunk
+                    workers answer, the caller has chunks of its own       -> Chunk
                     _transport.pack, large data into _files                -> Parcel
                     (_carry helps cloudpickle)
                     _line carries it, as one of the _messages              -> Work

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import starmap
-from time import monotonic
+from time import monotonic, perf_counter
 from typing import Any
 
 from parmap import _costs, _plan
 from parmap._call import Call, warn
-from parmap._chunk import Chunk, Engine, Lost, Part, Refused, Unavailable
-from parmap._outcome import UNTRUSTED
-from parmap._own import run_some
+from parmap._chunk import Chunk, Engine, Lost, Outcome, Part, Refused, Unavailable
+from parmap._outcome import UNTRUSTED, run_batch
+from parmap._probe import BATCH_SECONDS
 from parmap._progress import Progress
 from parmap._reasons import cannot_load, cannot_send
 from parmap._report import Report
@@ -86,9 +86,9 @@ class Flow:
             elif self.unavailable is not None:
                 if self._call.insists:
                     return
-                run_some(self._call, window.chunks[0], self._report)
+                _run_some(self._call, window.chunks[0], self._report)
             elif self._own and self._own.left:
-                run_some(self._call, self._own, self._report)
+                _run_some(self._call, self._own, self._report)
                 if not self._hear(0.0) and self._engine.all_at_work():
                     self._stop_helping()
             else:
@@ -201,7 +201,7 @@ class Flow:
                 raise
             warn(f"parmap runs items serially: {error}")
             while chunk.left:
-                run_some(self._call, chunk, self._report)
+                _run_some(self._call, chunk, self._report)
         except UNTRUSTED as error:
             self._window.settle(chunk, cannot_send(chunk, error))
 
@@ -260,3 +260,34 @@ def _arguments(item: Any) -> Any:
         return tuple(item)
     except UNTRUSTED:  # raised again in the worker, at its position
         return item
+
+
+# ------------------------------------------------------------------ what the caller runs itself:
+# while workers boot, so that their start costs nothing; when they are lost; what finds no room.
+
+
+def _run_some(call: Call, chunk: Chunk, report: Report) -> None:
+    """Run the next items: as many as may go without a look at the workers, at 5 us each."""
+    probe, first = report.probe, chunk.got
+    size = max(1, int(BATCH_SECONDS / (probe.each or 1e-9)))
+    items = chunk.items[first : first + size]
+    began = perf_counter()
+    values, error = run_batch(call.mapper, call.fn, items)
+    count = len(values)
+    probe.add(count + (error is not None), perf_counter() - began)
+    chunk.add(count, values)
+    chunk.items[first : first + count] = [None] * count
+    if error is not None:
+        chunk.add(1, _again(call, error, chunk.start + chunk.got, chunk.items[chunk.got]))
+
+
+def _again(call: Call, error: BaseException, index: int, item: Any) -> Outcome:
+    """What comes of an item that raised."""
+    try:
+        return [call.again(error, index, item)]
+    except KeyboardInterrupt:
+        raise
+    except BaseException as final:  # raised again in its place
+        return final
+    finally:
+        del error  # see _outcome.raising

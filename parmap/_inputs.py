@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 # ready results from the consumer.
 DRAW_SECONDS = 1e-3
 
-# Inputs whose slices are taken as they are.
-SLICED = frozenset({list, tuple, range})
-
 # Iterators that run no code of the user's. Drawing ahead from others could wait for what the
 # consumer has yet to do.
 _SIZED: tuple[Any, ...] = (
@@ -32,7 +29,7 @@ _INSTANT = frozenset(type(iter(empty)) for empty in _SIZED)
 
 def inputs_of(iterables: Sequence[Any], strict: bool) -> Inputs:
     """The items of a call. `iter` is called on each iterable here, as `map` does."""
-    if len(iterables) == 1 and type(iterables[0]) in SLICED:
+    if len(iterables) == 1 and type(iterables[0]) in (list, tuple, range):
         try:
             return Slices(iterables[0])
         except OverflowError:

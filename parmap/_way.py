@@ -10,7 +10,7 @@ from contextlib import suppress
 from time import perf_counter
 
 from parmap._call import DEFAULT, NO_WORKERS, TINY_SECONDS, Call, warn
-from parmap._inputs import SLICED, Slices, inputs_of
+from parmap._inputs import Slices, inputs_of
 from parmap._known import seconds_of
 from parmap._loaded import loaded
 from parmap._outcome import handed_out, nested, stopped
@@ -34,14 +34,9 @@ def way_of(
     report: Report,
 ) -> Iterator[Iterator[Any]]:
     """The batches of results of a call. A generator, so nothing runs before the first `next`."""
-    if settings is DEFAULT and len(iterables) == 1 and type(iterables[0]) in SLICED:
-        try:
-            len(iterables[0])
-            return _short_way(fn, mapper, iterables[0], report)
-        except OverflowError:
-            pass  # a range of more than 2**63
-    inputs = inputs_of(iterables, settings.strict)
-    return _whole_way(Call(fn, mapper, inputs, settings), report)
+    call = Call(fn, mapper, inputs_of(iterables, settings.strict), settings)
+    short = settings is DEFAULT and type(call.inputs) is Slices
+    return (_short_way if short else _whole_way)(call, report)
 
 
 class InTurns:
@@ -61,64 +56,47 @@ class InTurns:
             return next(self._batches)
 
 
-def _short_way(
-    fn: Callable[..., Any], mapper: Mapper, items: Sequence[Any], report: Report
-) -> Iterator[Iterator[Any]]:
+def _short_way(call: Call, report: Report) -> Iterator[Iterator[Any]]:
     """The first millisecond of a list, a tuple or a range, as `run_here` would run it. In one
     piece: on cold caches each function that is entered costs a microsecond; most calls end here."""
     report.start()
-    probe, size, seconds = report.probe, 1, 0.0
+    inputs, probe, size, before = call.inputs, report.probe, 1, None
     batch: Sequence[Any] = ()
     values: list[Any] = []
     errors: list[BaseException] = []
-    short = seconds_of(fn, len(items)) < TINY_SECONDS
-    before = clocks() if short and len(items) > 2 else None  # else there is nothing to share
-    while short and probe.items < len(items) and probe.seconds < BATCH_SECONDS:
-        batch, values = items[probe.items : probe.items + size], []
+    left = inputs.left() or 0
+    short = seconds_of(call.fn, left) < TINY_SECONDS
+    if short and left > 2:  # else there is nothing to share
+        before = clocks()
+    while short and probe.seconds < BATCH_SECONDS and (batch := inputs.cut(size)):
+        values = []
         began = perf_counter()
         try:
-            values.extend(mapper(fn, batch))
+            values.extend(call.mapper(call.fn, batch))
             if len(values) < len(batch):
                 errors.append(stopped())
         except BaseException as error:
             errors.append(error)
         seconds = perf_counter() - began
-        if errors:
-            break
-        size = len(values)
-        probe.items += size
+        count = len(values) + len(errors)
+        probe.items += count
         probe.seconds += seconds
-        probe.each = seconds / size
+        probe.each = seconds / count
+        if errors:
+            yield from run_failed(call, probe, errors, batch, values)
+            break
         if before is not None and seconds > BUSY_SECONDS:
-            _look(probe, before, batch, values, len(items) - 1)
+            probe.look(seconds, before)
+            _foresee(probe, call.settings, left - 1)
+            if probe.dear(left - 1):
+                probe.weigh(batch, values)
         before, batch = None, ()
         yield handed_out(values)
         size = int(min(16 * size, BATCH_SECONDS / (probe.each or 1e-9))) or 1
-    if probe.items >= len(items):  # most calls are over here
-        _end(fn, report)
-        return
-    call = Call(fn, mapper, Slices(items), DEFAULT)
-    call.inputs.drawn = probe.items
-    if errors:
-        batch = list(batch)  # which is emptied
-        call.inputs.drawn += len(batch)
-        probe.add(len(values) + 1, seconds)
-        yield from run_failed(call, probe, errors, batch, values)
-    yield from _whole_way(call, report)
-
-
-def _look(
-    probe: Probe,
-    before: tuple[float, float, int],
-    batch: Sequence[Any],
-    values: Sequence[Any],
-    left: int,
-) -> None:
-    """What a first item tells that is not cheap."""
-    probe.look(probe.each, before)
-    _foresee(probe, DEFAULT, left)
-    if probe.dear(left):
-        probe.weigh(batch, values)
+    if inputs.finished:
+        _end(call.fn, report)
+    else:
+        yield from _whole_way(call, report)
 
 
 # Seconds of items, by those of the first millisecond, for which a fork server is started at once.
