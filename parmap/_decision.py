@@ -216,6 +216,7 @@ class Decision:
 
         self._flow = Flow(self._call, self._engine, self._progress, self._report)
         yield from self._flow.batches()
+        self._report.workers = max(self._report.workers, self._engine.workers)
         self._report.bytes_moved += self._engine.bytes_moved
         lost = self._flow.unavailable
         if lost is not None and self._call.insists:

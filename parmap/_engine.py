@@ -27,7 +27,8 @@ BOOT_TRIES = 3
 # larger, with a job and the largest message on top, may exceed the 64 KiB that a pipe holds.
 MOST_INLINE_AHEAD = 24_000
 
-# In a call with a time limit, seconds between two looks for items that have begun.
+# Seconds between two looks for items that have begun, in a call with a time limit; and for workers
+# that were not ready when the call began. Smaller costs looks (10 us); larger notices later.
 LOOK_SECONDS = 0.05
 
 # And for which one may be due and not begin. Smaller takes a slow worker for one that was stopped.
@@ -55,7 +56,7 @@ class LocalEngine:
         self._watch = Watch()
         self._events: list[Event] = []
         self._idle_deaths = 0  # in a row, without an item at fault or an answer between them
-        self._too_many = BOOT_TRIES + workers - 1
+        self._wanted, self._too_many = workers, BOOT_TRIES + workers - 1
         self._lost: list[int | None] = []
         self.deaths = self.bytes_moved = 0
         try:
@@ -70,9 +71,20 @@ class LocalEngine:
         self._booting = not self._first_ready()
 
     def _hire(self, count: int) -> None:
-        for worker in self._crew.lease(count):
+        self._take_in(self._crew.lease(count))
+
+    def _take_in(self, workers: list[Worker]) -> None:
+        for worker in workers:
             self._queues[worker] = deque()
             self._watch.add(worker)
+
+    def _until_late_ones(self, seconds: float | None) -> float | None:
+        """Take in who was busy for a call that was over when this one began, and is ready now."""
+        if (missing := self._wanted - self.workers) > 0:
+            self._take_in(self._crew.ready(missing))
+            if self._crew.coming():
+                return min(LOOK_SECONDS, LOOK_SECONDS if seconds is None else seconds)
+        return seconds
 
     # ------------------------------------------------------------------ see `_chunk.Engine`
 
@@ -159,7 +171,7 @@ class LocalEngine:
         if not self._events and self._queues:
             if self._timeout is not None:
                 seconds = self._until_overdue(self._timeout, seconds)
-            spoke = self._watch.wait(seconds)
+            spoke = self._watch.wait(self._until_late_ones(seconds))
             _pool.stay_if_ending()
             for worker, readable in spoke.items():
                 self._hear(worker, readable)

@@ -65,12 +65,17 @@ class Crew:
         a process raises (OSError for the most part)."""
         self._await_drained(count)
         self._most = max(self._most, count)
-        wanted = self._take_idle(slice(count))
-        team = [worker for worker in wanted if worker.alive()]
-        self._lay_off(set(wanted).difference(team))
+        team = self.ready(count)
         missing = count - len(team) - (self.coming() if team else 0)
         if missing > 0:
             self._hire(missing, team)
+        return team
+
+    def ready(self, count: int) -> list[Worker]:
+        """Up to `count` idle workers, for one call."""
+        wanted = self._take_idle(slice(count))
+        team = [worker for worker in wanted if worker.alive()]
+        self._lay_off(set(wanted).difference(team))
         return team
 
     def give_back(self, workers: Iterable[Worker]) -> None:

@@ -15,6 +15,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing import Manager
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -694,6 +695,36 @@ def test_a_call_may_take_over_workers_of_a_call_that_began_later() -> None:
     # busy() also takes back workers that had still something to say.
     assert eventually(lambda: [c.busy() for c in _pool._crews.values()] and _pool.warm_workers())
     assert_only_lost([first, *outcomes(older)], 9, exitcode)
+
+
+def test_a_worker_that_was_late_for_a_call_joins_it(tmp_path: Path) -> None:
+    """It was still loading for the call before; the one that is there does not remain alone."""
+    gate, pair = tmp_path / "gate", tmp_path / "pair"
+    os.mkfifo(gate)
+    os.mkfifo(pair)
+    shutdown()
+
+    def load() -> None:
+        try:
+            os.mkdir(tmp_path / "first")
+        except FileExistsError:
+            gate.read_bytes()
+
+    loading = pmap(partial(max, Loaded(load)), range(2), chunksize=1, ordered=False, **TWO)
+    assert next(loading) in (0, 1)
+    loading.close()
+
+    def meet(x: int) -> int:
+        if x == 0:
+            gate.write_bytes(b"")  # opens when who loads is there, and lets it go
+            pair.read_bytes()  # until another worker writes
+        elif x == 19:
+            pair.write_bytes(b"")
+        return os.getpid()
+
+    results = pmap(meet, range(20), chunksize=1, **TWO)
+    assert len(set(results)) == 2
+    assert results.report.workers == 2
 
 
 def test_a_death_in_one_thread_s_call_is_no_matter_of_another_s() -> None:
