@@ -39,7 +39,7 @@ class Worker:
         seat, numbers = new_seat()
         self.line, self._lifeline, self.board = seat
         try:
-            self._exitcode = begin(method, numbers)
+            self._pid, self._exitcode = begin(method, numbers)
         except BaseException:
             seat.close()
             raise
@@ -91,7 +91,7 @@ class Worker:
 
     @property
     def pid(self) -> int | None:
-        return self.board[PID] or None
+        return self.board[PID] or self._pid
 
     @property
     def pidfd(self) -> int | None:

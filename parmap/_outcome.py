@@ -5,6 +5,8 @@ Values stay plain values; an exception that has to cross the wall becomes a `_fa
 
 from __future__ import annotations
 
+import sys
+from contextlib import suppress
 from itertools import repeat
 
 from parmap._loaded import loaded
@@ -80,6 +82,13 @@ def raising(error: BaseException) -> Iterator[Any]:
 def stopped() -> RuntimeError:
     """What a StopIteration out of `fn` becomes, as in a generator (PEP 479)."""
     return RuntimeError("the mapped function raised StopIteration")
+
+
+def flush_output() -> None:
+    """What was printed is seen now."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        with suppress(*UNTRUSTED):  # print would have said so to whoever prints
+            stream.flush()
 
 
 def short_repr(value: object) -> str:

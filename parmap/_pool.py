@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
 from parmap._files import Store, new_store
@@ -158,13 +159,21 @@ class Crew:
             except BaseException:
                 self._lay_off(team, kill=True)
                 raise
+            self._tell_sweeper()
 
     def _see_to_sweeping(self) -> None:
         with _lock:
             if self._sweeper is None and self.method != "forkserver":  # whose server sweeps
                 self._sweeper = start_sweeper(self.store.directories)
                 if self._sweeper is not None:
+                    os.set_blocking(self._sweeper.stdin.fileno(), False)  # somebody may stop it
                     keep_end(self._sweeper.stdin)
+
+    def _tell_sweeper(self) -> None:
+        if self._sweeper is not None:
+            with self._lock, suppress(OSError):  # somebody killed it
+                pids = [str(worker.pid) for worker in self._workers]
+                self._sweeper.stdin.write(" ".join([*pids, "\n"]).encode())
 
     def lose(self, worker: Worker, kill: bool = False) -> None:
         """Strike a worker. Its files are left to its call."""
@@ -175,6 +184,7 @@ class Crew:
             self._workers.discard(worker)
         if known:
             worker.bury()
+            self._tell_sweeper()
 
     def _lay_off(self, workers: Iterable[Worker], kill: bool = False) -> None:
         """Strike workers that are of no more use, with their files."""

@@ -18,6 +18,7 @@ from contextlib import suppress
 from typing import Any
 
 from parmap._loaded import loaded
+from parmap._outcome import flush_output
 from parmap._quiet import filled_streams, interrupts_held
 from parmap._seat import ENDED, close_end, close_ends, keep_end
 
@@ -25,8 +26,11 @@ from parmap._seat import ENDED, close_end, close_ends, keep_end
 # where that cannot be had within the given seconds.
 ExitCode = Callable[[int | None, float], int | None]
 
+# The number of a new process, or None where only its board will tell; and how to ask how it ended.
+Begun = tuple[int | None, ExitCode]
 
-def begin(method: str, numbers: tuple[int, ...]) -> ExitCode:
+
+def begin(method: str, numbers: tuple[int, ...]) -> Begun:
     """Begin a worker, which gets the numbers of its seat. Raises OSError, or RuntimeError where
     this process may have no children."""
     _may_begin()
@@ -70,11 +74,11 @@ class _Server:
                 raise
         keep_end(self._control)
 
-    def begin(self, numbers: tuple[int, ...]) -> ExitCode:
+    def begin(self, numbers: tuple[int, ...]) -> Begun:
         import socket
 
         socket.send_fds(self._control, [b"w"], numbers)
-        return self._exitcode
+        return None, self._exitcode
 
     def _exitcode(self, pid: int | None, seconds: float) -> int | None:
         # Why one without a number did not begin was said before its seat was closed.
@@ -120,7 +124,7 @@ def start_server() -> _Server:
         return _server
 
 
-def _by_server(numbers: tuple[int, ...]) -> ExitCode:
+def _by_server(numbers: tuple[int, ...]) -> Begun:
     try:
         return start_server().begin(numbers)
     except (BrokenPipeError, ConnectionResetError):  # somebody killed it a moment ago
@@ -141,7 +145,7 @@ def end_server(seconds: float) -> None:
         server.end(seconds)
 
 
-def _spawn(numbers: tuple[int, ...]) -> ExitCode:
+def _spawn(numbers: tuple[int, ...]) -> Begun:
     process = _interpreter("parmap._worker", numbers)
 
     def exitcode(_: int | None, seconds: float) -> int | None:
@@ -150,7 +154,7 @@ def _spawn(numbers: tuple[int, ...]) -> ExitCode:
         code: int | None = process.returncode
         return code
 
-    return exitcode
+    return process.pid, exitcode
 
 
 def _interpreter(module: str, numbers: tuple[int, ...]) -> Any:
@@ -189,21 +193,31 @@ def _search_path() -> list[str]:
         return [path for path in sys.path if os.path.isabs(path)]
 
 
-def _fork(numbers: tuple[int, ...]) -> ExitCode:
+def _fork(numbers: tuple[int, ...]) -> Begun:
+    """As Process.start() does, which would leave descriptors open where the system refuses, and
+    show the worker to who ends all children."""
     from multiprocessing import get_context
-    from multiprocessing.process import _children  # type: ignore[attr-defined]
 
-    process = get_context("fork").Process(target=_in_the_copy, args=numbers)
-    process.start()
-    # Who ends all children, or is a forked copy of this process and exits, must not end ours.
-    _children.discard(process)
+    process: Any = get_context("fork").Process(target=_in_the_copy, args=numbers)
+    flush_output()  # else the copy would print it too
+    if not (pid := os.fork()):
+        code = 1
+        try:
+            code = process._bootstrap(parent_sentinel=numbers[2])
+        finally:
+            os._exit(code)
+    return pid, _exitcode_of_child
 
-    def exitcode(_: int | None, seconds: float) -> int | None:
-        if process.exitcode is None:
-            process.join(seconds)  # at once, where the program has reaped it itself
-        return process.exitcode
 
-    return exitcode
+def _exitcode_of_child(pid: int | None, seconds: float) -> int | None:
+    limit = time.monotonic() + seconds
+    with suppress(ChildProcessError):  # the program has reaped it itself
+        while not (ended := os.waitpid(pid or 0, os.WNOHANG))[0]:
+            if time.monotonic() > limit:
+                return None
+            time.sleep(0.01)  # mostly waited for before (see `_handle`)
+        return os.waitstatus_to_exitcode(ended[1])
+    return None
 
 
 def _in_the_copy(*numbers: int) -> None:

@@ -36,6 +36,9 @@ class Seat(NamedTuple):
     def close(self) -> None:
         close_end(self.line)
         close_end(self.lifeline)
+        memory: Any = self.board.obj  # which has a descriptor of its own
+        self.board.release()
+        memory.close()
 
 
 def new_seat() -> tuple[Seat, tuple[int, ...]]:

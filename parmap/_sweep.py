@@ -1,7 +1,8 @@
 """Who removes the files of a caller that SIGKILL kept from it.
 
 Its fork server (see `_zygote`), or a shell; where these were killed too, the next process of this
-user that starts workers.
+user that starts workers. Either first ends workers that may not have noticed, for `fn` has closed
+all descriptors it found.
 """
 
 from __future__ import annotations
@@ -14,11 +15,16 @@ from contextlib import suppress
 from parmap._files import default_places, directory_name, names_in, remove_directory
 
 # Twice: a worker that is killed at the same moment may just have begun another file.
-_SCRIPT = 'read _ || { rm -rf -- "$@"; sleep 0.5; rm -rf -- "$@"; }'
+_SCRIPT = """
+while read -r now; do workers=$now; done
+kill -9 $workers
+rm -rf -- "$@"; sleep 0.5; rm -rf -- "$@"
+"""
 
 
 def start_sweeper(directories: list[str]) -> subprocess.Popen[bytes] | None:
-    """A shell that removes them at the end of its stdin, which copies of the caller must close."""
+    """A shell that removes them at the end of its stdin, which copies of the caller must close. The
+    last line there says which processes it has to kill."""
     try:
         return subprocess.Popen(
             ["/bin/sh", "-c", _SCRIPT, "parmap-sweep", *directories],

@@ -19,7 +19,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -28,7 +27,7 @@ from parmap._failure import Failure, capture, seal
 from parmap._files import MAP_RESULT_BYTES
 from parmap._messages import Answer, Hello, Job, Over, Refusal, Work, read
 from parmap._orphan import leave, speaks, watch_caller
-from parmap._outcome import Mapper, run_batch
+from parmap._outcome import Mapper, flush_output, run_batch
 from parmap._seat import CANCELLED, CHUNK, LENGTH, LOADING, OFFSET, PID, READY, STARTED, take_seat
 from parmap._transport import Parcel, dumps, frame, open_frame, pack, unpack
 
@@ -60,7 +59,7 @@ def main(*numbers: int) -> None:
     finally:
         threading._shutdown()  # type: ignore[attr-defined]
         atexit._run_exitfuncs()
-        _flush_output()
+        flush_output()
         os._exit(code)
 
 
@@ -241,7 +240,7 @@ class _Run:
                 self._send(last=False)
         self._send(last=True)
         self._board[STARTED] = 0
-        _flush_output()
+        flush_output()
 
     def _run_slice(self, size: int) -> int:
         """Run so many items; how many are to be next."""
@@ -293,10 +292,3 @@ class _Run:
         seconds, self._began = now - self._began, now
         groups, self._groups = self._groups, []
         self._office.send(Answer(self._job.number, groups, seconds, used, last))
-
-
-def _flush_output() -> None:
-    """What fn printed is seen when its chunk is done."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        with suppress(OSError, ValueError):  # print would have said so to fn
-            stream.flush()

@@ -617,7 +617,11 @@ STUCK = {
 # The start method decides who ends a worker, and not what that is at: each varies alone.
 @pytest.mark.parametrize(
     ("how", "method"),
-    [*((how, "forkserver") for how in STUCK), *(("computing in C", m) for m in ("spawn", "fork"))],
+    [
+        *((how, "forkserver") for how in STUCK),
+        *(("computing in C", method) for method in ("spawn", "fork")),
+        *(("without a descriptor", method) for method in ("spawn", "fork")),
+    ],
 )
 def test_workers_end_with_a_killed_program_whatever_they_are_at(
     place: Place, how: str, method: str
@@ -875,20 +879,25 @@ POOR = {
 }
 
 
-@pytest.mark.parametrize("poor", POOR)
+@pytest.mark.parametrize(
+    ("poor", "method"),
+    [*((poor, "forkserver") for poor in POOR), ("too few processes", "fork")],
+)
 def test_where_workers_cannot_be_had_the_call_is_serial_and_says_why(
-    place: Place, poor: str
+    place: Place, poor: str, method: str
 ) -> None:
-    """The same results and one warning; an error that says the same for who insists on workers."""
+    """The same results and one warning; an error that says the same for who insists on workers. No
+    descriptor is lost on the way."""
     before, run, reason = POOR[poor]
     script = place.file(
         before
         + textwrap.dedent(
             """
-            import time, warnings
+            import os, time, warnings
             from parmap import pmap, shutdown
 
             def work():
+                opened = os.listdir("/proc/self/fd")
                 with warnings.catch_warnings(record=True) as caught:
                     warnings.simplefilter("always")
                     results = list(pmap(lambda x: time.sleep(0.01) or x, range(40), max_workers=2))
@@ -899,11 +908,12 @@ def test_where_workers_cannot_be_had_the_call_is_serial_and_says_why(
                 except (OSError, ImportError, RuntimeError) as error:
                     print(error, error.__notes__, flush=True)
                 shutdown()
+                assert os.listdir("/proc/self/fd") == opened
             """
         )
         + textwrap.dedent(run)
     )
-    code, out, err = place.run("-W", "ignore::DeprecationWarning", script)
+    code, out, err = place.run("-W", "ignore::DeprecationWarning", script, method=method)
     assert (code, err) == (0, "")
     warned, refused = out.splitlines()
     assert warned.count("RuntimeWarning") == 1
@@ -972,6 +982,30 @@ def test_multiprocessing_is_not_needed(place: Place) -> None:
         """
     )
     assert place.run(script) == (0, "[1, 2, 3] parallel\n", "")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_program_may_put_anything_in_the_place_of_its_streams(place: Place, method: str) -> None:
+    """Nothing, a file that is closed, an object that has no flush, one whose flush raises."""
+    script = place.file(
+        """\
+        import io, sys
+        from parmap import pmap, shutdown
+        class Full(io.StringIO):
+            def flush(self):
+                raise RuntimeError("full")
+        closed, streams = io.StringIO(), (sys.stdout, sys.stderr)
+        closed.close()
+        for stream in (None, closed, object(), Full()):
+            sys.stdout = sys.stderr = stream
+            results = pmap(lambda x: x + 1, range(3), parallel=True, max_workers=2)
+            found, mode = list(results), results.report.mode
+            shutdown()
+            sys.stdout, sys.stderr = streams
+            print(found, mode)
+        """
+    )
+    assert place.run(script, method=method) == (0, "[1, 2, 3] parallel\n" * 4, "")
 
 
 @pytest.mark.parametrize(
