@@ -22,7 +22,6 @@ class Briefing:
         self.number = next(_numbers)
         self._place, self.facts = None, None
         task: Parcel | int = self.number
-        self._forked = method == "fork"
         if method == "fork":  # a snapshot of this moment: workers of this call only
             self.crew = _pool.Crew(method, self._leave(call), new_store(shares_main=True))
         else:

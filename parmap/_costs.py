@@ -112,12 +112,6 @@ def write() -> None:
         pass  # the next process takes the built-in costs, and measures again
 
 
-def forget() -> None:
-    """Start again from the file."""
-    global _costs, _written_at
-    _costs, _written_at = None, -math.inf
-
-
 def _path() -> str:
     """One file for each host and interpreter: home directories are shared between machines."""
     if sys.platform == "win32":

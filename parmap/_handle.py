@@ -48,10 +48,8 @@ class Worker:
         self.post(hello)
         self.flush()
 
-    def post(
-        self, message: _messages.Hello | _messages.Job | _messages.Work | _messages.Over
-    ) -> None:
-        self.line.post(frame(message.wire(), self._store))
+    def post(self, message: _messages.Message) -> None:
+        self.line.post(frame(_messages.wire(message), self._store))
 
     def flush(self) -> None:
         with suppress(OSError):  # it is gone, as who waits for it will be told

@@ -80,9 +80,3 @@ def paid() -> None:
     """A start was made: the next one has to be earned anew."""
     global _missed
     _missed = 0.0
-
-
-def forget() -> None:
-    """As if no call had been made."""
-    _functions.clear()
-    paid()

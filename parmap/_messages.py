@@ -27,11 +27,6 @@ def preparing(words: Any) -> str:
     return "while they load the function" if words[LOADING] else "before they run an item"
 
 
-# What crosses often does so as a plain tuple behind a number: a class in a pickle costs 3 us, four
-# times a chunk, which would double what a chunk costs.
-_WORK, _ANSWER = range(2)
-
-
 class Hello(NamedTuple):
     """What a worker is for, once.
 
@@ -46,9 +41,6 @@ class Hello(NamedTuple):
     place: Place | None
     arguments: list[str]
 
-    def wire(self) -> tuple[Any, ...]:
-        return self
-
 
 class Job(NamedTuple):
     """A call, once to each worker. `task` is (mapper, fn), or the key of an inherited one."""
@@ -61,9 +53,6 @@ class Job(NamedTuple):
     facts: Facts | None
     threads: dict[str, str]
 
-    def wire(self) -> tuple[Any, ...]:
-        return self
-
 
 class Work(NamedTuple):
     """A chunk of items, in a parcel."""
@@ -72,15 +61,9 @@ class Work(NamedTuple):
     number: int
     items: Parcel
 
-    def wire(self) -> tuple[Any, ...]:
-        return (_WORK, self.job, self.number, *self.items)
-
 
 class Over(NamedTuple):
     """The call is over. Sent where its function takes memory."""
-
-    def wire(self) -> tuple[Any, ...]:
-        return self
 
 
 class Answer(NamedTuple):
@@ -93,13 +76,6 @@ class Answer(NamedTuple):
     cpu_seconds: float
     last: bool
 
-    def wire(self) -> tuple[Any, ...]:
-        groups = [
-            (count, *outcome) if type(outcome) is Parcel else (count, outcome)
-            for count, outcome in self.groups
-        ]
-        return (_ANSWER, self.job, groups, *self[2:])
-
 
 class Refusal(NamedTuple):
     """Why a chunk was not run: `what` is "facts" (they differ; `facts` are this worker's), or one
@@ -110,14 +86,28 @@ class Refusal(NamedTuple):
     failure: Failure | None = None
     facts: Facts | None = None
 
-    def wire(self) -> tuple[Any, ...]:
-        return self
+
+# What crosses often does so as a plain tuple behind a number: a class in a pickle costs 3 us, four
+# times a chunk, which would double what a chunk costs.
+_WORK, _ANSWER = range(2)
+
+Message = Hello | Job | Work | Over | Answer | Refusal
 
 
-def read(wire: tuple[Any, ...]) -> Hello | Job | Work | Over | Answer | Refusal:
-    """A message from what its `wire` made of it."""
+def wire(message: Message) -> tuple[Any, ...]:
+    """A message as it crosses."""
+    if isinstance(message, Work):
+        return (_WORK, message.job, message.number, *message.items)
+    if isinstance(message, Answer):
+        groups = [(n, *what) if type(what) is Parcel else (n, what) for n, what in message.groups]
+        return (_ANSWER, message.job, groups, *message[2:])
+    return message
+
+
+def read(wire: tuple[Any, ...]) -> Message:
+    """The message again."""
     if type(wire) is not tuple:
-        return cast("Hello | Job | Over | Refusal", wire)
+        return cast("Message", wire)
     if wire[0] == _WORK:
         return Work(wire[1], wire[2], Parcel(*wire[3:]))
     groups = [(group[0], Parcel(*group[1:]) if len(group) > 2 else group[1]) for group in wire[2]]

@@ -42,9 +42,9 @@ class Report:
         waiting: share of that time in which no processor was used, 0 to 1.
         bytes_moved: pickled items and results that crossed to and from workers.
         seconds: from the first `next` until now or the end.
-        item_seconds: what all items would take one after the other, with the machine to themselves.
         worker_deaths: workers lost in this call.
-        serial_seconds: what the items run so far would have taken one after the other.
+        serial_seconds: what the items run so far would have taken one after the other, with the
+            machine to themselves.
         speedup: serial_seconds over seconds; 1 for a serial call.
 
     Examples:
@@ -84,7 +84,7 @@ class Report:
         return self.probe.items
 
     @property
-    def item_seconds(self) -> float:
+    def serial_seconds(self) -> float:
         seconds = self.probe.seconds + self._seconds_waiting
         if not self._seconds_computing:
             return seconds
@@ -98,15 +98,13 @@ class Report:
 
     @property
     def seconds_per_item(self) -> float:
-        return self.item_seconds / self.items if self.items else 0.0
-
-    serial_seconds = item_seconds
+        return self.serial_seconds / self.items if self.items else 0.0
 
     @property
     def speedup(self) -> float:
         """`serial_seconds` over `seconds`; 1 for a serial call."""
         parallel = self.mode == "parallel" and self.seconds
-        return self.item_seconds / self.seconds if parallel else 1.0
+        return self.serial_seconds / self.seconds if parallel else 1.0
 
     def start(self) -> None:
         """The first `next`."""

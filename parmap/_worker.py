@@ -25,7 +25,7 @@ from typing import Any
 from parmap import _place, _state
 from parmap._failure import Failure, capture, seal
 from parmap._files import MAP_RESULT_BYTES
-from parmap._messages import Answer, Hello, Job, Over, Refusal, Work, read
+from parmap._messages import Answer, Hello, Job, Over, Refusal, Work, read, wire
 from parmap._orphan import leave, speaks, watch_caller
 from parmap._outcome import Mapper, flush_output, run_batch
 from parmap._seat import CANCELLED, CHUNK, LENGTH, LOADING, OFFSET, PID, READY, STARTED, take_seat
@@ -111,7 +111,7 @@ class _Office:
         return message
 
     def send(self, message: Answer | Refusal) -> None:
-        self._line.post(frame(message.wire(), self.hello.store))
+        self._line.post(frame(wire(message), self.hello.store))
         try:
             self._line.flush()
         except OSError:  # nobody wants it, or fn closed what it found open

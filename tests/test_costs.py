@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -21,11 +22,16 @@ from parmap._engine import LocalEngine
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The file of a cache directory of its own, which does not exist yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    _costs.forget()
-    _known.forget()
+    forget()
     yield Path(_costs._path())
-    _costs.forget()
-    _known.forget()
+    forget()
+
+
+def forget() -> None:
+    """As in a new process."""
+    _costs._costs, _costs._written_at = None, -math.inf
+    _known._functions.clear()
+    _known.paid()
 
 
 def written(file: Path, text: str) -> None:
@@ -120,8 +126,7 @@ def test_an_old_file_is_as_none(file: Path) -> None:
     assert _costs.costs().boot == 0.1
     old = time.time() - _costs.FILE_SECONDS - 1
     os.utime(file, (old, old))
-    _costs.forget()
-    _known.forget()
+    forget()
     assert _costs.costs() == _costs.Costs()
 
 
