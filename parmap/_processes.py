@@ -200,7 +200,14 @@ def _fork(numbers: tuple[int, ...]) -> Begun:
 
     process: Any = get_context("fork").Process(target=_in_the_copy, args=numbers)
     flush_output()  # else the copy would print it too
-    if not (pid := os.fork()):
+    tracker = loaded("multiprocessing.resource_tracker")
+    intent: Any = getattr(tracker, "_fork_intent", threading.local())  # since Python 3.14.8
+    intent.preserve_fd = True  # the copy has the same shared memory, and counts it with the caller
+    try:
+        pid = os.fork()
+    finally:
+        intent.preserve_fd = False
+    if not pid:
         code = 1
         try:
             code = process._bootstrap(parent_sentinel=numbers[2])
