@@ -15,14 +15,14 @@ One call, front to back, by the rooms it goes through:
                     have to do first; _decision goes over                  -> Plan
       4 _engine     lease warm workers from _pool, which get a _briefing and have
                     a _handle each, by which one sees who speaks or dies;
-                    _processes begin, by _zygote if need be, each on its _seat,
-                    _quiet about it; _sweep cleans up after the killed;
+                    _processes begin, by _zygote if need be, each on its _seat
+                    at a line, _quiet about it; _sweep cleans up after the killed;
                     _executors for who brings an executor, and _carriers to it
       5 _flow       cut chunks to measure, keep every worker fed; until
                     workers answer, the caller has chunks of its own       -> Chunk
                     _transport.pack, large data into _files                -> Parcel
                     (_carry helps cloudpickle)
-                    _line carries it, as one of the _messages              -> Work
+                    its line carries it, as one of the _messages           -> Work
       ========================= process wall ===========================
       6 _worker     in the same _place, the same _state? run each item     -> Answer
                     (_outcome)

@@ -18,14 +18,15 @@ _numbers = itertools.count(1)
 class Briefing:
     """One call, as its workers get to know it: `facts` are what they have to agree with."""
 
-    def __init__(self, call: Call, method: str, threads: int, facts: _state.Facts | None):
+    def __init__(self, call: Call, method: str, threads: int):
         self.number = next(_numbers)
         self._place, self.facts = None, None
         task: Parcel | int = self.number
         if method == "fork":  # a snapshot of this moment: workers of this call only
             self.crew = _pool.Crew(method, self._leave(call), new_store(shares_main=True))
         else:
-            self._place, self.facts = _place.place(), facts
+            self._place = _place.place()
+            self.facts = _state.facts(call.fn, code_only=call.settings.initializer is not None)
             self.crew = _pool.crew(method, call.initializer())
             task = _packed(call, self.crew.store)
         self._job = _messages.Job(

@@ -33,9 +33,6 @@ class Costs:
     def __iter__(self) -> Iterator[float]:
         return (getattr(self, name) for name in Costs.__annotations__)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Costs) and [*self] == [*other]
-
 
 # Share of a new measurement in what is kept, if it is less, and if it is more: what else runs only
 # ever adds to it, and calls that stay serial for that measure nothing more. Smaller learns slowly;

@@ -96,7 +96,7 @@ class Decision:
             return WORTH_COLD
         if _warm():
             return 2 * _costs.costs().call
-        return max(2 * _costs.Costs().call, WORTH_COLD - _known.missed())
+        return max(2 * _costs.Costs().call, WORTH_COLD - _known.missed)
 
     def _stay(self, _: Call) -> bool:
         """Between two batches: whether to go on here."""
@@ -165,7 +165,7 @@ class Decision:
             costs=_costs.costs(),
             warm=_warm(),
             cores=_machine.usable_cores()[0],
-            missed=_known.missed(),
+            missed=_known.missed,
             most_workers=call.settings.max_workers,
             memory_workers=None if memory is None else max(1, memory // _machine.WORKER_BYTES),
             pinned=call.settings.parallel,
@@ -211,7 +211,7 @@ class Decision:
         self._report.start_method = self._engine.method
         if self._engine.booting:
             _costs.measured(start=time.perf_counter() - began)
-            _known.paid()
+            _known.missed = 0.0
         from parmap._flow import Flow  # `_hire` has imported it
 
         self._flow = Flow(self._call, self._engine, self._progress, self._report)
@@ -225,26 +225,24 @@ class Decision:
             self._cannot(lost.reason, lost.error)
 
     def _hire(self, workers: int) -> LocalEngine | ExecutorEngine:
-        """Workers for this call, and the imports they need. A Ctrl-C waits for those: half an
-        import would be in the way of every later call."""
-        from parmap._quiet import interrupts_deferred
+        """Workers for this call, and the imports they need."""
+        from parmap._quiet import importing
 
         s = self._call.settings
         if s.executor is not None:
-            with interrupts_deferred():
+            with importing():
                 from parmap._executors import ExecutorEngine
             return ExecutorEngine(self._call)
-        with interrupts_deferred():
+        with importing():
             from parmap import _processes
 
             given = s.mp_context
             method = _processes.default_method() if given is None else start_method(given)
             if method == "forkserver":
                 _processes.start_server()  # it boots while the rest is imported
-            from parmap import _imports, _state  # noqa: F401  (at the end no descriptor may be left)
+            from parmap import _imports  # noqa: F401  (at the end no descriptor may be left)
             from parmap._engine import LocalEngine
-        facts = _state.facts(self._call.fn, code_only=s.initializer is not None)
-        return LocalEngine(self._call, workers, facts, _machine.usable_cores()[0], method)
+        return LocalEngine(self._call, workers, _machine.usable_cores()[0], method)
 
     def _cannot(self, reason: str, error: BaseException, quietly: bool = False) -> None:
         """Workers cannot be had: an error for who insists, else serial, with a warning unless the
@@ -299,7 +297,7 @@ class Decision:
             # With two workers, at the least; for items that use both already, nothing is certain.
             gain = probe.items * (each * (1.0 - max(1.0, probe.busy) / 2) - probe.transfer / 2)
             if gain > _costs.Costs().call and local and not _warm():
-                _known.miss(gain)
+                _known.missed += gain
 
 
 def _warm() -> int:

@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from parmap import _costs, _messages, _pool, _seat, _state
+from parmap import _costs, _messages, _pool, _seat
 from parmap._briefing import Briefing
 from parmap._call import Call
 from parmap._chunk import Chunk, Event, Lost, Part, Refused, Unavailable
@@ -40,15 +40,13 @@ class LocalEngine:
 
     chunk_cost = 0.0
 
-    def __init__(
-        self, call: Call, workers: int, facts: _state.Facts | None, cores: int, method: str
-    ):
+    def __init__(self, call: Call, workers: int, cores: int, method: str):
         """Raises what pickling `fn`, or starting a process, raises."""
         self._process = os.getpid()
         self._timeout = call.settings.task_timeout
         self._initializes = call.settings.initializer is not None
         self.method = method
-        self._briefing = Briefing(call, method, max(1, cores // workers), facts)
+        self._briefing = Briefing(call, method, max(1, cores // workers))
         self._job, self._crew = self._briefing.number, self._briefing.crew
         self._store = self._crew.store.of_call(self._job)
         self._queues: dict[Worker, deque[Chunk]] = {}

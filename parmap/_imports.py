@@ -16,7 +16,7 @@ from parmap._known import MOST_FUNCTIONS, key_of
 # that come too late; larger leaves work here.
 MODULE_SECONDS = 0.4e-3
 
-# Things looked at from one function. Fewer miss imports; more cost more than 0.1 ms.
+# Things looked at from one function. Fewer miss imports; more take over 0.1 ms.
 MOST_THINGS = 100
 
 _NOT_COUNTED = sys.stdlib_module_names | {"__main__", "__mp_main__", "parmap", "cloudpickle"}

@@ -20,17 +20,17 @@ MOST_FUNCTIONS = 256
 class Known:
     """What items of a function took in an earlier call: as in `_probe.Probe`."""
 
-    each: float
-    busy: float
-    transfer: float
-
     def __init__(self, each: float, busy: float, transfer: float):
         self.each, self.busy, self.transfer = each, busy, transfer
 
 
+# Seconds that calls would have saved, had workers been there. Above what a start costs, it is worth
+# it (ski rental, Karlin, Manasse, Rudolph and Sleator, 1988): many short calls then get workers as
+# one long one does. Each start has to be earned anew.
+missed = 0.0
+
 # By the number of a key, which is kept alive: a hash of code reads all of it.
 _functions: dict[int, tuple[Any, Known]] = {}
-_missed = 0.0
 _BUILTIN = (type(len), type(str.upper), type)
 
 
@@ -62,21 +62,3 @@ def keep(fn: Callable[..., Any], found: Known) -> None:
         _functions.clear()
     key = key_of(fn)
     _functions[id(key)] = key, found
-
-
-def missed() -> float:
-    """Seconds that calls of this process would have saved, had workers been there."""
-    return _missed
-
-
-def miss(seconds: float) -> None:
-    """Add to them. When they exceed what a start costs, it is worth it (ski rental, Karlin,
-    Manasse, Rudolph and Sleator, 1988): many short calls then get workers as one long one does."""
-    global _missed
-    _missed += seconds
-
-
-def paid() -> None:
-    """A start was made: the next one has to be earned anew."""
-    global _missed
-    _missed = 0.0

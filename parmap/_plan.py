@@ -25,8 +25,9 @@ WAITING_SHARE = 0.3
 # lower, and work that would gain a little stays serial. From benchmarks/no_regret.py.
 MARGIN = 0.92
 
-# Seconds of work a chunk is cut to. It costs 25 to 100 us of a core, below 1 %. Smaller raises
-# that; larger leaves items behind a slow one. From benchmarks/no_regret.py and schedules.py.
+# Seconds of work a chunk is cut to, and below which a second one is sent ahead. It costs 25 to 100
+# us of a core, below 1 %. Smaller raises that, and shows the latency of a pipe; larger leaves items
+# behind a slow one. From benchmarks/no_regret.py and schedules.py.
 CHUNK_SECONDS = 10e-3
 
 # Seconds of work in a chunk for each worker, at the least: a caller needs 25 us a chunk. Smaller
@@ -191,10 +192,6 @@ def chunk_size(
     return max(1, min(int(size), MOST_CHUNK))
 
 
-# Seconds of work in a chunk below which a second one is sent ahead. Smaller shows the latency of a
-# pipe, 50 to 100 us; larger queues chunks behind a long one.
-AHEAD_SECONDS = 10e-3
-
 # Seconds of work in a chunk below which several are sent at once. Smaller wakes workers for less
 # than waking costs; larger shares out the last ones unevenly.
 WAKE_SECONDS = 100e-6
@@ -211,7 +208,7 @@ def depths(
     more than its share of what is left."""
     seconds = size * seconds_per_item
     share = math.inf if left is None else left / (size * workers)
-    ahead = max(AHEAD_SECONDS, 4 * CHUNK_WORTH * chunk_cost)
+    ahead = max(CHUNK_SECONDS, 4 * CHUNK_WORTH * chunk_cost)
     if seconds > ahead or (share < TAPER and seconds_per_item > CHUNK_SECONDS):
         return 1, 1
     if not seconds or seconds > WAKE_SECONDS:

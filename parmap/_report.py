@@ -14,19 +14,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-_DEBUG = 10  # logging.DEBUG
-_logger: Any = None  # asked for once, as that takes longer than a small call
-
-
-def _logging() -> Any:
-    """The logger, where the program uses logging at all; one that never imported it does not."""
-    global _logger
-    logging = loaded("logging")
-    if logging is not None and not sys.is_finalizing():
-        _logger = logging.getLogger("parmap")
-    return _logger
-
-
 class Report:
     """What was decided for a call, and what came of it. Filled in as the call goes on.
 
@@ -116,9 +103,11 @@ class Report:
     def end(self, fn: Any) -> None:
         """Nothing more will come. One line for who listens to the logger "parmap"."""
         self._ended = perf_counter()
-        logger = _logger or ("logging" in sys.modules and _logging())
-        if logger and logger.isEnabledFor(_DEBUG):
-            logger.debug("%s: %s", short_repr(fn), "; ".join(str(self).splitlines()))
+        logging = loaded("logging")  # a program that never imported it does not listen
+        if logging is not None and not sys.is_finalizing():
+            logger = logging.getLogger("parmap")
+            if logger.isEnabledFor(logging.DEBUG):
+                logger.debug("%s: %s", short_repr(fn), "; ".join(str(self).splitlines()))
 
     def add(self, items: int, seconds: float = 0.0, cpu_seconds: float = 0.0) -> None:
         """Count items of workers. Waiting takes as long alone; computing takes what it used of a

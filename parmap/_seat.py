@@ -1,6 +1,6 @@
 """Station 4, what a worker is given at its birth, as numbers: descriptors, or handles on Windows.
 
-line      messages, both ways (see `_line`)
+line      messages, both ways: two pipes
 lifeline  a pipe that nobody writes to: its end tells a worker that its caller is gone
 board     a few words in memory that both sides see, so that some things need no message
 """
@@ -13,9 +13,8 @@ import os
 import struct
 import sys
 import threading
+from contextlib import suppress
 from typing import Any, NamedTuple
-
-from parmap._line import Line, WindowsLine
 
 # Words of the board. PID is 0 until the worker runs; READY is 0, then the time when it had run its
 # initializer, in nanoseconds of the monotonic clock, which all processes share.
@@ -92,7 +91,79 @@ def _board(file: int, **name: Any) -> memoryview:
     return memoryview(mmap.mmap(file, _BOARD_BYTES, **name)).cast("q")
 
 
+# ------------------------------------------------------------------ the line
+#
+# Each message behind its length. A pipe costs two thirds of a socket (benchmarks/overhead.py), and
+# reading whatever is there saves a system call a message.
+
+_PIPE_BYTES = 65_536  # what one holds by default
+
+
+class Line:
+    def __init__(self, source: int, sink: int):
+        self._source, self._sink = source, sink
+        self._buffer = self._posted = b""
+        # It holds two messages, so that neither side waits for the other to read. Not where the
+        # system ran out of memory for pipes.
+        self.roomy = True
+        with suppress(ImportError, AttributeError, OSError):  # not Linux
+            import fcntl
+
+            self.roomy = fcntl.fcntl(sink, fcntl.F_GETPIPE_SZ) >= _PIPE_BYTES
+
+    def fileno(self) -> int:
+        return self._source
+
+    def post(self, data: bytes) -> None:
+        self._posted += len(data).to_bytes(4, "big") + data
+
+    def flush(self) -> None:
+        """At one go: waking a process takes 5 to 20 us, more than all else."""
+        data, self._posted = self._posted, b""
+        while data:  # again, where a signal came, or the pipe was nearly full
+            data = data[os.write(self._sink, data) :]
+
+    def receive(self) -> bytes:
+        """The next message; EOFError at the end."""
+        while not self.holds_more():
+            data = os.read(self._source, _PIPE_BYTES)
+            if not data:
+                raise EOFError
+            self._buffer += data
+        buffer = self._buffer
+        end = 4 + int.from_bytes(buffer[:4], "big")
+        self._buffer = buffer[end:]
+        return buffer[4:end]
+
+    def holds_more(self) -> bool:
+        """Whether `receive` need not read."""
+        buffer = self._buffer
+        return len(buffer) >= 4 and len(buffer) - 4 >= int.from_bytes(buffer[:4], "big")
+
+    def close(self) -> None:
+        ends, self._source, self._sink = {self._source, self._sink}, -1, -1
+        for end in ends - {-1}:
+            os.close(end)
+
+
 # ------------------------------------------------------------------ Windows: none of it was run
+
+
+class WindowsLine:
+    """The same over multiprocessing's pipe, which Windows can wait for."""
+
+    roomy = True
+
+    def __init__(self, connection: Any):
+        self.fileno = connection.fileno
+        self.post = connection.send_bytes
+        self.receive = connection.recv_bytes
+        self.close = connection.close
+
+    def flush(self) -> None: ...
+
+    def holds_more(self) -> bool:
+        return False
 
 
 def _new_seat_windows() -> tuple[Seat, tuple[int, ...]]:

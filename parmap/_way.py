@@ -87,7 +87,7 @@ def _short_way(call: Call, report: Report) -> Iterator[Iterator[Any]]:
             break
         if before is not None and seconds > BUSY_SECONDS:
             probe.look(seconds, before)
-            _foresee(probe, call.settings, left - 1)
+            _foresee(probe, call, left - 1)
             if probe.dear(left - 1):
                 probe.weigh(batch, values)
         before, batch = None, ()
@@ -104,18 +104,20 @@ def _short_way(call: Call, report: Report) -> Iterator[Iterator[Any]]:
 EARLY_SECONDS = 80e-3
 
 
-def _foresee(probe: Probe, settings: Settings, left: int) -> None:
+def _foresee(probe: Probe, call: Call, left: int) -> None:
     """In the first long call, have the fork server boot while the rooms of a decision are loaded
     and items are weighed, which takes as long. Who hires workers tells what is wrong with that."""
-    seen = probe.seconds >= BATCH_SECONDS and left * probe.each >= EARLY_SECONDS
-    if not seen or loaded("parmap._pool") or nested():
+    s, rest = call.settings, left * probe.each
+    if probe.seconds < BATCH_SECONDS or rest < EARLY_SECONDS or loaded("parmap._pool") or nested():
         return
-    if settings.executor is None and settings.mp_context is None and settings.parallel is None:
-        from parmap._quiet import interrupts_deferred
+    if s.executor is None and s.mp_context is None and s.parallel is None:
+        from parmap._quiet import importing
 
-        with interrupts_deferred(), suppress(OSError, ImportError, RuntimeError):
-            from parmap import _processes
+        with importing(), suppress(OSError, ImportError, RuntimeError):
+            from parmap import _imports, _processes
 
+            if rest < EARLY_SECONDS + _imports.import_seconds(call.fn, warm=False):
+                return
             if _processes.default_method() == "forkserver":
                 _processes.start_server()
             from parmap import _pool  # noqa: F401  (which ends it at exit)
@@ -136,9 +138,12 @@ def _whole_way(call: Call, report: Report) -> Iterator[Iterator[Any]]:
         if call.inputs.finished:
             _end(call.fn, report)
             return
-    _foresee(probe, call.settings, call.inputs.left() or 0)
+    _foresee(probe, call, call.inputs.left() or 0)
     try:
-        from parmap._decision import Decision
+        from parmap._quiet import importing
+
+        with importing():
+            from parmap._decision import Decision
     except OSError as error:  # not even a descriptor left to read it with
         if call.insists:
             error.add_note(NO_WORKERS)

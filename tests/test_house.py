@@ -57,7 +57,6 @@ ROOMS = [
     "_seat",
     "_failure",
     "_outcome",
-    "_line",
     "_transport",
     "_files",
     "_carry",
