@@ -246,6 +246,11 @@ class Call:
     """One call: the function, its inputs and settings, and how it is applied: by builtin `map` to
     items that are one argument, by `itertools.starmap` to those that are tuples of them."""
 
+    fn: Callable[..., Any]
+    mapper: Mapper
+    inputs: Inputs
+    settings: Settings
+
     def __init__(
         self, fn: Callable[..., Any], mapper: Mapper, inputs: Inputs, settings: Settings
     ) -> None:

@@ -20,6 +20,10 @@ MOST_FUNCTIONS = 256
 class Known:
     """What items of a function took in an earlier call: as in `_probe.Probe`."""
 
+    each: float
+    busy: float
+    transfer: float
+
     def __init__(self, each: float, busy: float, transfer: float):
         self.each, self.busy, self.transfer = each, busy, transfer
 

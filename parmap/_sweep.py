@@ -1,8 +1,7 @@
 """Who removes the files of a caller that SIGKILL kept from it.
 
-Its fork server (see `_zygote`), or a shell; where these were killed too, the next process of this
-user that starts workers. Either first ends workers that may not have noticed, for `fn` has closed
-all descriptors it found.
+Its fork server (see `_zygote`), or a shell, which first ends workers in which `fn` has closed all
+descriptors; where these were killed too, the next process of this user that starts workers.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ rm -rf -- "$@"; sleep 0.5; rm -rf -- "$@"
 
 def start_sweeper(directories: list[str]) -> subprocess.Popen[bytes] | None:
     """A shell that removes them at the end of its stdin, which copies of the caller must close. The
-    last line there says which processes it has to kill."""
+    last line says whom to kill."""
     try:
         return subprocess.Popen(
             ["/bin/sh", "-c", _SCRIPT, "parmap-sweep", *directories],

@@ -37,7 +37,7 @@ def main(control: int) -> None:
 
 
 def _end_workers() -> None:
-    """The caller is gone. Workers see that too, but not those in which fn closed all it found."""
+    """Workers see by themselves that the caller is gone, but not where fn closed all it found."""
     with suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children", "rb") as file:
         for number in file.read().split():
             os.kill(int(number), signal.SIGKILL)
