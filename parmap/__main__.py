@@ -65,7 +65,6 @@ def measure(cores: int) -> None:
 
 
 def threshold(seconds_per_item: float, cores: int, warm: int) -> str:
-    """Items from which a call is parallel."""
     facts = _plan.Facts(
         done=1, seconds_per_item=seconds_per_item, busy=1.0, transfer_per_item=0.0,
         costs=_costs.costs(), warm=warm, cores=cores,

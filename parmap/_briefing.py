@@ -59,7 +59,6 @@ class Briefing:
 
     @property
     def takes_memory(self) -> bool:
-        """Whether the function does, in workers, until the next call."""
         task = self._job.task
         return isinstance(task, Parcel) and task.path is not None
 

@@ -52,7 +52,6 @@ class Carrier:
         return _machine.usable_cores()[0]
 
     def run(self, fn: Callable[..., Any], *args: Any) -> Any:
-        """The future of `fn(*args)`."""
         if hasattr(self._executor, "submit"):
             return self._executor.submit(fn, *args)
         future: Future[Any] = Future()
@@ -228,7 +227,6 @@ class Ray(Carrier):
 
 
 def carrier(executor: Any) -> Carrier:
-    """How chunks go to this executor."""
     if _is(executor, "distributed", "Client"):
         return Dask(executor)
     if _is(executor, "ray.util.multiprocessing", "Pool"):

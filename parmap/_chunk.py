@@ -36,7 +36,6 @@ class Chunk:
 
     @property
     def left(self) -> int:
-        """How many items are to come."""
         return len(self.items) - self.got
 
     def add(self, size: int, outcome: Outcome) -> None:

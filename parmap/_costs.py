@@ -95,7 +95,6 @@ def remember() -> None:
 
 
 def write() -> None:
-    """Write it, if it can be written."""
     global _written, _written_at
     _written, _written_at = costs(), time.monotonic()
     path = _path()

@@ -154,7 +154,6 @@ class Decision:
         return _plan.make_plan(facts._replace(loading=loading)) if loading else plan
 
     def _gather(self, items: _known.Known | Probe) -> Facts:
-        """Everything the plan needs, measured now or before."""
         call, memory = self._call, _machine.available_bytes()
         facts = Facts(
             done=self._probe.items,
@@ -225,7 +224,6 @@ class Decision:
             self._cannot(lost.reason, lost.error)
 
     def _hire(self, workers: int) -> LocalEngine | ExecutorEngine:
-        """Workers for this call, and the imports they need."""
         from parmap._quiet import importing
 
         s = self._call.settings
@@ -256,7 +254,6 @@ class Decision:
     # ------------------------------------------------------------------ the end
 
     def close(self, error: BaseException | None) -> None:
-        """The call is over, whichever way."""
         if sys.is_finalizing():
             return  # nothing can be imported any more; workers and files end after this process
         if self._engine is not None:
@@ -279,7 +276,6 @@ class Decision:
                 came.clear()
 
     def _learn(self) -> None:
-        """Keep for later calls what this one has shown."""
         probe, each, fn = self._probe, self._report.seconds_per_item, self._call.fn
         local = self._call.settings.executor is None
         if self._flow is not None:
@@ -301,7 +297,6 @@ class Decision:
 
 
 def _warm() -> int:
-    """Workers of the pool that are ready for a call."""
     return int(getattr(loaded("parmap._pool"), "warm_workers", int)())
 
 

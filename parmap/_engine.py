@@ -274,7 +274,7 @@ class LocalEngine:
             return  # the others have to do
         try:
             self._hire(1)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             if not self._queues:
                 self._events.append(Unavailable(f"no worker could be started: {error}", error))
 

@@ -153,7 +153,6 @@ class ExecutorEngine:
     # ------------------------------------------------------------------ what comes back
 
     def _hear(self, seconds: float) -> None:
-        """Take all that is done."""
         done: list[Any] = []
         with suppress(queue.Empty):
             done.append(self._done.get(timeout=seconds))
@@ -223,7 +222,6 @@ class ExecutorEngine:
 
 
 def _outcome(told: Any) -> Any:
-    """As the flow knows it."""
     if isinstance(told, bytes):
         return Parcel(told)
     return Failure(*told) if isinstance(told, tuple) else told

@@ -119,7 +119,6 @@ def new_store(*, shares_main: bool = False) -> Store:
 
 
 def directory_name(caller: int | str) -> str:
-    """How it begins."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     try:  # containers that share /dev/shm number their processes alike
         namespace = f"{os.stat('/proc/self/ns/pid').st_ino:x}."

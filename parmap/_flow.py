@@ -55,6 +55,7 @@ class Flow:
         self._each = report.probe.each  # seconds of an item of late; 0 while nothing is known
         self._bulk_each = 0.0
         self._fed = False  # no worker has room, and nothing was heard since
+        self._warned = False  # that items find no room
         self._drawing = False  # there is more to draw now, but it takes long
         self._first_ahead = FIRST_AHEAD if call.inputs.left() else FIRST_AHEAD_UNKNOWN
         self._patience = 0  # how often the window was widened for one slow item
@@ -97,7 +98,6 @@ class Flow:
     # ------------------------------------------------------------------ out: cut and send
 
     def _feed(self) -> None:
-        """Send chunks while workers and the window have room."""
         engine, again = self._engine, self._window.again
         self._drawing = False
         if self.unavailable is not None:
@@ -196,14 +196,16 @@ class Flow:
             self._report.chunks += 1
             self._window.bytes_ahead += chunk.nbytes
             self._bulk_each = max(chunk.bulk / len(chunk.items), self._bulk_each)
-        except OSError as error:  # no room for it anywhere
-            if self._call.settings.parallel:
-                raise
-            warn(f"parmap runs items serially: {error}")
+        except UNTRUSTED as error:
+            full = isinstance(error, OSError)  # there is no room for it anywhere
+            if not full or self._call.settings.parallel:
+                self._window.settle(chunk, error if full else cannot_send(chunk, error))
+                return
+            if not self._warned:
+                warn(f"parmap runs items serially: {error}")
+            self._warned = True
             while chunk.left:
                 _run_some(self._call, chunk, self._report)
-        except UNTRUSTED as error:
-            self._window.settle(chunk, cannot_send(chunk, error))
 
     # ------------------------------------------------------------------ back: what workers say
 
@@ -282,7 +284,6 @@ def _run_some(call: Call, chunk: Chunk, report: Report) -> None:
 
 
 def _again(call: Call, error: BaseException, index: int, item: Any) -> Outcome:
-    """What comes of an item that raised."""
     try:
         return [call.again(error, index, item)]
     except KeyboardInterrupt:

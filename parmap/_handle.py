@@ -65,7 +65,6 @@ class Worker:
         return message
 
     def has_message(self) -> bool:
-        """Whether `receive` need not wait."""
         return self.line.holds_more() or readable([self.line], 0)
 
     def drain(self) -> None:

@@ -106,7 +106,6 @@ class Inputs:
         return min((hint for hint in map(_hint, self._sources) if hint >= 0), default=None)
 
     def total(self) -> int | None:
-        """The same, with those that were drawn."""
         left = self.left()
         return None if left is None else self.drawn + left
 

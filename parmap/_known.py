@@ -49,7 +49,6 @@ def key_of(fn: Callable[..., Any]) -> Any:
 
 
 def known(fn: Callable[..., Any]) -> Known | None:
-    """What earlier calls have shown of this function."""
     found = _functions.get(id(key_of(fn)))
     return None if found is None else found[1]
 
@@ -61,7 +60,6 @@ def seconds_of(fn: Callable[..., Any], count: int) -> float:
 
 
 def keep(fn: Callable[..., Any], found: Known) -> None:
-    """Remember it for the next call."""
     if len(_functions) >= MOST_FUNCTIONS:
         _functions.clear()
     key = key_of(fn)

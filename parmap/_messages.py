@@ -95,7 +95,6 @@ Message = Hello | Job | Work | Over | Answer | Refusal
 
 
 def wire(message: Message) -> tuple[Any, ...]:
-    """A message as it crosses."""
     if isinstance(message, Work):
         return (_WORK, message.job, message.number, *message.items)
     if isinstance(message, Answer):
@@ -105,7 +104,6 @@ def wire(message: Message) -> tuple[Any, ...]:
 
 
 def read(wire: tuple[Any, ...]) -> Message:
-    """The message again."""
     if type(wire) is not tuple:
         return cast("Message", wire)
     if wire[0] == _WORK:

@@ -50,6 +50,7 @@ def run_batch(
     try:
         values.extend(mapper(fn, items))
     except BaseException as error:
+        del values[len(items) - 1 :]  # a Ctrl-C behind the last one takes its place
         return values, error
     if len(values) < len(items):  # map ends where fn raises StopIteration
         return values, stopped()
@@ -85,7 +86,6 @@ def stopped() -> RuntimeError:
 
 
 def flush_output() -> None:
-    """What was printed is seen now."""
     for stream in filter(None, (sys.stdout, sys.stderr)):
         with suppress(*UNTRUSTED):  # print would have said so to whoever prints
             stream.flush()

@@ -32,7 +32,6 @@ class Kin(NamedTuple):
 
 
 def place() -> Place:
-    """The caller's place now."""
     try:
         cwd: str | None = os.getcwd()
     except FileNotFoundError:  # deleted under our feet

@@ -23,8 +23,8 @@ from parmap._files import Store, new_store
 from parmap._handle import Worker, readable
 from parmap._messages import Hello
 from parmap._place import place
-from parmap._processes import end_server, forget_after_fork
-from parmap._quiet import filled_streams, interrupts_deferred
+from parmap._processes import end_server
+from parmap._quiet import filled_streams, interrupts_deferred, no_copy
 from parmap._seat import close_end, keep_end
 from parmap._sweep import end_sweeper, start_sweeper, sweep_after_the_dead
 
@@ -63,7 +63,7 @@ class Crew:
 
     def lease(self, count: int) -> list[Worker]:
         """Up to `count` workers for one call: idle ones, and newly hired ones. Raises what starting
-        a process raises (OSError for the most part)."""
+        a process raises."""
         self._await_drained(count)
         self._most = max(self._most, count)
         team = self.ready(count)
@@ -145,6 +145,7 @@ class Crew:
 
     def _hire(self, count: int, team: list[Worker]) -> None:
         """Add new workers to a team. Where one cannot be had, those that are there have to do."""
+        _all.add(self)
         with interrupts_deferred(), filled_streams():
             try:
                 self._see_to_sweeping()
@@ -162,7 +163,7 @@ class Crew:
             self._tell_sweeper()
 
     def _see_to_sweeping(self) -> None:
-        with _lock:
+        with no_copy:
             if self._sweeper is None and self.method != "forkserver":  # whose server sweeps
                 self._sweeper = start_sweeper(self.store.directories)
                 if self._sweeper is not None:
@@ -211,12 +212,13 @@ class Crew:
             end_sweeper(self._sweeper)
             close_end(self._sweeper.stdin)
             self._sweeper = None
+        _all.discard(self)
 
 
 # ------------------------------------------------------------------ the crews of this process
 
-_crews: dict[tuple[str, bytes | None], Crew] = {}
-_lock = threading.RLock()
+_crews: dict[tuple[str, bytes | None], Crew] = {}  # that calls share
+_all: set[Crew] = set()  # with those of one forked call each
 _store: Store | None = None
 _ending = False  # the program is
 _parked: list[object] = []  # what a forked copy must neither use nor finalise
@@ -224,7 +226,7 @@ _parked: list[object] = []  # what a forked copy must neither use nor finalise
 
 def store() -> Store:
     global _store
-    with _lock:
+    with no_copy:
         if _store is None:
             sweep_after_the_dead()
             _store = new_store()
@@ -233,7 +235,7 @@ def store() -> Store:
 
 def crew(method: str, initializer: bytes | None) -> Crew:
     key = (method, initializer)
-    with _lock:
+    with no_copy:
         chosen = _crews.pop(key, None) or Crew(*key, store())
         idle = [each for each in _crews if not _crews[each].busy()]  # least recently used first
         retired = [_crews.pop(each) for each in idle[: max(0, len(_crews) + 1 - MOST_CREWS)]]
@@ -253,8 +255,8 @@ def coming_workers() -> int:
 
 def shutdown() -> None:
     global _store
-    with _lock:
-        crews, old = list(_crews.values()), _store
+    with no_copy:
+        crews, old = list(_all), _store
         _crews.clear()
         _store = None
     for each in crews:
@@ -272,12 +274,11 @@ def stay_if_ending() -> None:
 
 
 def _forget() -> None:
-    global _lock, _store
-    _parked.extend((dict(_crews), _store))
-    _lock = threading.RLock()
+    global _store
+    _parked.extend((*_all, _store))
     _crews.clear()
+    _all.clear()
     _store = None
-    forget_after_fork()
 
 
 def _at_exit() -> None:

@@ -118,7 +118,6 @@ class Probe:
         return (self.closer or first) and not self.weighed
 
     def weigh(self, items: Sequence[Any], values: Sequence[Any]) -> None:
-        """Measure what sending one of these items and getting its value back costs."""
         count = min(len(values), WEIGH_ITEMS)  # behind them one may have raised
         items, values, self.weighed = list(items[:count]), values[:count], True
         buffers: list[memoryview] = []

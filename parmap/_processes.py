@@ -19,7 +19,7 @@ from typing import Any
 
 from parmap._loaded import loaded
 from parmap._outcome import flush_output
-from parmap._quiet import filled_streams, interrupts_held
+from parmap._quiet import filled_streams, interrupts_held, no_copy
 from parmap._seat import ENDED, close_end, close_ends, keep_end
 
 # Of a process with this number: its exit code as multiprocessing tells it (-9 for SIGKILL), or None
@@ -62,6 +62,7 @@ class _Server:
         import socket
 
         self._codes: dict[int | None, int] = {}
+        self._mute = False  # it was stopped, say, and is not waited for again
         self.refused = ""  # why it could not fork
         self._lock = threading.Lock()
         with filled_streams(), interrupts_held():
@@ -82,7 +83,7 @@ class _Server:
 
     def _exitcode(self, pid: int | None, seconds: float) -> int | None:
         # Why one without a number did not begin was said before its seat was closed.
-        limit = time.monotonic() + (seconds if pid else 0.0)
+        limit = time.monotonic() + (seconds if pid and not self._mute else 0.0)
         poll = select.poll()
         with self._lock, suppress(OSError, ValueError):  # closed meanwhile
             poll.register(self._control, select.POLLIN)
@@ -94,6 +95,7 @@ class _Server:
                     self._codes[ended] = code
                 else:
                     self.refused = os.strerror(code)
+            self._mute = bool(pid) and pid not in self._codes
         return self._codes.pop(pid, None)
 
     def end(self, seconds: float) -> None:
@@ -108,13 +110,12 @@ class _Server:
 
 
 _server: _Server | None = None
-_starting = threading.Lock()
 
 
 def start_server() -> _Server:
     """The fork server, which may have been started just now, and is not waited for."""
     global _server
-    with _starting:
+    with no_copy:
         if _server is not None and (_server.refused or _server.process.poll() is not None):
             _server.end(0.0)  # it was killed; or was begun under limits that may be gone
             _server = None
@@ -127,9 +128,14 @@ def start_server() -> _Server:
 def _by_server(numbers: tuple[int, ...]) -> Begun:
     try:
         return start_server().begin(numbers)
-    except (BrokenPipeError, ConnectionResetError):  # somebody killed it a moment ago
+    except ConnectionError:  # somebody killed it a moment ago
         end_server(1.0)
+    try:
         return start_server().begin(numbers)
+    except ConnectionError as error:
+        from parmap.errors import WorkerDied
+
+        raise WorkerDied.before_work(None, "while the fork server starts") from error
 
 
 def refusal() -> str:
@@ -139,7 +145,7 @@ def refusal() -> str:
 
 def end_server(seconds: float) -> None:
     global _server
-    with _starting:
+    with no_copy:
         server, _server = _server, None
     if server is not None:
         server.end(seconds)
@@ -175,7 +181,8 @@ def _interpreter(module: str, numbers: tuple[int, ...]) -> Any:
         for handle in numbers[:2]:
             os.set_handle_inheritable(handle, True)
         return subprocess.Popen(command, stdin=subprocess.DEVNULL, startupinfo=startup)
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=os.sep, pass_fds=numbers)
+    with no_copy:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, cwd=os.sep, pass_fds=numbers)
 
 
 def _executable() -> str | None:
@@ -237,9 +244,13 @@ def _in_the_copy(*numbers: int) -> None:
 _BEGIN = {"forkserver": _by_server, "spawn": _spawn, "fork": _fork}
 
 
-def forget_after_fork() -> None:
-    global _server, _starting
+def _forget() -> None:
+    global _server
     if _server is not None:
         _server.process.returncode = 0  # not a child of this process
-    _server, _starting = None, threading.Lock()
+    _server = None
     close_ends()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -43,7 +43,6 @@ class Progress:
             self._bar.update(done - self._bar.n)
 
     def close(self, done: int) -> None:
-        """The call is over: the bar's last state stays."""
         if self._bar is not None or self._setting is not None:
             self.at(done)
         if self._bar is not None:

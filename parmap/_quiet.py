@@ -1,5 +1,5 @@
-"""What surrounds a start, an end or an import: no Ctrl-C halfway, no stream mixed up, no search for
-garbage."""
+"""What surrounds a start, an end or an import: no Ctrl-C halfway, no copy of this process, no
+stream mixed up, no search for garbage."""
 
 from __future__ import annotations
 
@@ -10,6 +10,18 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+# Held while this process is copied. A copy made halfway would find a room locked that is imported,
+# keep an end of a line that is made, close what has the number of one that is closed, or hold the
+# pipe whose end tells that a program has started.
+no_copy = threading.RLock()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=no_copy.acquire,
+        after_in_parent=no_copy.release,
+        after_in_child=no_copy.release,
+    )
 
 
 @contextmanager
@@ -45,7 +57,7 @@ def collector_paused() -> Iterator[None]:
 @contextmanager
 def importing() -> Iterator[None]:
     """Half an import would be in the way of every later call: Ctrl-C waits."""
-    with interrupts_deferred(), collector_paused():
+    with interrupts_deferred(), collector_paused(), no_copy:
         yield
 
 

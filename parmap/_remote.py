@@ -97,7 +97,6 @@ def _groups(task: Task, items: list[Any], stopped: Callable[[], bool]) -> Iterat
 
 
 def _sealed(count: int, outcome: Any, dumps: Dumps) -> list[Group]:
-    """The same, as bytes and text."""
     if isinstance(outcome, BaseException):
         return [(count, tuple(capture(outcome, dumps)))]
     sealed = seal(outcome, dumps, dumps)

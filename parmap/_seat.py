@@ -12,9 +12,10 @@ import mmap
 import os
 import struct
 import sys
-import threading
 from contextlib import suppress
 from typing import Any, NamedTuple
+
+from parmap._quiet import no_copy
 
 # Words of the board. PID is 0 until the worker runs; READY is 0, then the time when it had run its
 # initializer, in nanoseconds of the monotonic clock, which all processes share.
@@ -45,23 +46,23 @@ def new_seat() -> tuple[Seat, tuple[int, ...]]:
     if sys.platform == "win32":
         return _new_seat_windows()
     opened: list[int] = []
-    try:
-        for _ in range(3):
-            opened.extend(os.pipe())
-        opened.append(_shared_file())
-        board = _board(opened[-1])
-    except OSError:
-        close_numbers(opened)
-        raise
-    to_read, from_write, from_read, to_write, watched, held, file = opened
-    seat = Seat(Line(from_read, from_write), io.FileIO(held, "w"), board)
-    keep_end(seat.line)
-    keep_end(seat.lifeline)
+    with no_copy:
+        try:
+            for _ in range(3):
+                opened.extend(os.pipe())
+            opened.append(_shared_file())
+            board = _board(opened[-1])
+        except OSError:
+            close_numbers(opened)
+            raise
+        to_read, from_write, from_read, to_write, watched, held, file = opened
+        seat = Seat(Line(from_read, from_write), io.FileIO(held, "w"), board)
+        keep_end(seat.line)
+        keep_end(seat.lifeline)
     return seat, (to_read, to_write, watched, file)
 
 
 def take_seat(numbers: tuple[int, ...]) -> Seat:
-    """The worker's side."""
     if sys.platform == "win32":
         return _take_seat_windows(numbers)
     reader, writer, watched, file = numbers
@@ -136,7 +137,6 @@ class Line:
         return buffer[4:end]
 
     def holds_more(self) -> bool:
-        """Whether `receive` need not read."""
         buffer = self._buffer
         return len(buffer) >= 4 and len(buffer) - 4 >= int.from_bytes(buffer[:4], "big")
 
@@ -193,19 +193,15 @@ def _take_seat_windows(numbers: tuple[int, ...]) -> Seat:
 # they would outlast it.
 _ends: set[Any] = set()
 
-# Held while one is closed, and while this process is copied: a copy made halfway would close what
-# has the number next.
-_closing = threading.RLock()
-
 
 def keep_end(end: Any) -> None:
     """Have copies of this process close it. It has no lock, which a thread might hold then."""
-    with _closing:
+    with no_copy:
         _ends.add(end)
 
 
 def close_end(end: Any) -> None:
-    with _closing:
+    with no_copy:
         _ends.discard(end)
         end.close()
 
@@ -213,11 +209,3 @@ def close_end(end: Any) -> None:
 def close_ends() -> None:
     for end in list(_ends):
         close_end(end)
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_closing.acquire,
-        after_in_parent=_closing.release,
-        after_in_child=_closing.release,
-    )

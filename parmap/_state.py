@@ -32,9 +32,10 @@ def facts(fn: Callable[..., Any], code_only: bool = False) -> Facts:
     """What `fn` reads, as far as code objects show it: name -> value or checksum.
 
     Its code and that of the functions it reaches by reference, and the scalars among the globals
-    and module attributes that those read. Not containers, which serve as memo tables; not what the
-    reached code assigns; nothing of the standard library or site-packages; nothing that travels by
-    value. With an initializer, which is there to set state, only code.
+    and the attributes of modules, classes and objects that those read. Not containers, which serve
+    as memo tables; not what the reached code assigns; nothing of the standard library or
+    site-packages; nothing that travels by value. With an initializer, which is there to set state,
+    only code.
     """
     found: Facts = {}
     assigned: set[str] = set()
@@ -118,18 +119,34 @@ def _reached(fn: Callable[..., Any]) -> Iterator[_Reached]:
 
 
 def _values(function: FunctionType, reads: _Reads) -> Iterator[tuple[str, Any]]:
-    """(qualified name, value) of globals and of attributes of modules; closures have no names."""
+    """(qualified name, value) of globals, and of attributes of the user's own modules, classes and
+    objects among them; closures have no names."""
     module, namespace = function.__module__, function.__globals__
-    seen = [(f"{module}.{name}", namespace[name]) for name in reads.globals & namespace.keys()]
+    names = sorted(reads.globals & namespace.keys())  # in every process in the same order
+    todo = [(f"{module}.{name}", namespace[name]) for name in names]
     for cell in function.__closure__ or ():
         with suppress(ValueError):  # not filled yet
-            seen.append(("", cell.cell_contents))
-    for name, value in seen:
+            todo.append(("", cell.cell_contents))
+    inside: set[int] = set()
+    while todo:
+        name, value = todo.pop()
         if not isinstance(value, ModuleType):
             yield name, value
-        elif not _foreign(getattr(value, "__file__", None)):
-            inside = vars(value)
-            yield from ((f"{value.__name__}.{n}", inside[n]) for n in reads.names & inside.keys())
+        if (owner := _owner(name, value)) and id(value) not in inside:
+            inside.add(id(value))
+            found = vars(value)
+            todo += [(f"{owner}.{n}", found[n]) for n in sorted(reads.names & found.keys())]
+
+
+def _owner(name: str, value: object) -> str:
+    """How attributes of this are called, if the user's own code has set them."""
+    kind = value if isinstance(value, type) else type(value)
+    home = value if isinstance(value, ModuleType) else sys.modules.get(kind.__module__)
+    if _foreign(getattr(home, "__file__", None)) or not hasattr(value, "__dict__"):
+        return ""
+    if isinstance(value, ModuleType):
+        return value.__name__
+    return f"{kind.__module__}.{kind.__qualname__}" if kind is value else name
 
 
 def _functions_in(value: Any) -> Iterator[FunctionType]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from parmap._files import default_places, directory_name, names_in, remove_directory
+from parmap._quiet import no_copy
 
 # Twice: a worker that is killed at the same moment may just have begun another file.
 _SCRIPT = """
@@ -25,15 +26,16 @@ def start_sweeper(directories: list[str]) -> subprocess.Popen[bytes] | None:
     """A shell that removes them at the end of its stdin, which copies of the caller must close. The
     last line says whom to kill."""
     try:
-        return subprocess.Popen(
-            ["/bin/sh", "-c", _SCRIPT, "parmap-sweep", *directories],
-            bufsize=0,  # a buffer has a lock, which copies of this process may find taken
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-            start_new_session=True,  # a Ctrl-C in the terminal is not for it
-        )
+        with no_copy:
+            return subprocess.Popen(
+                ["/bin/sh", "-c", _SCRIPT, "parmap-sweep", *directories],
+                bufsize=0,  # a buffer has a lock, which copies of this process may find taken
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,  # a Ctrl-C in the terminal is not for it
+            )
     except (OSError, RuntimeError):  # no shell, too many processes, an interpreter that is ending
         return None
 

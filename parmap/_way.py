@@ -76,6 +76,7 @@ def _short_way(call: Call, report: Report) -> Iterator[Iterator[Any]]:
             if len(values) < len(batch):
                 errors.append(stopped())
         except BaseException as error:
+            del values[len(batch) - 1 :]  # see `run_batch`
             errors.append(error)
         seconds = perf_counter() - began
         count = len(values) + len(errors)
@@ -124,7 +125,6 @@ def _foresee(probe: Probe, call: Call, left: int) -> None:
 
 
 def _end(fn: Callable[..., Any], report: Report) -> None:
-    """The end of a call that needed no plan."""
     Probe.before += report.probe.seconds
     report.end(fn)
 

@@ -147,7 +147,6 @@ class Window:
         return raising(error)
 
     def discard(self) -> None:
-        """Give up results nobody will read."""
         for chunk in self.chunks:
             for _, outcome in chunk.parts:
                 if isinstance(outcome, Parcel):

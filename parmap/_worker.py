@@ -111,6 +111,8 @@ class _Office:
         return message
 
     def send(self, message: Answer | Refusal) -> None:
+        if os.getpid() != self.board[PID]:
+            leave()  # a copy that fn has made: who answers is the worker
         self._line.post(frame(wire(message), self.hello.store))
         try:
             self._line.flush()
@@ -218,8 +220,6 @@ class _Desk:
 
 
 class _Run:
-    """One chunk being run."""
-
     def __init__(self, desk: _Desk, items: list[Any]):
         self._office, self._store, self._job = desk.office, desk.store, desk.job
         self._mapper, self._fn = desk.task

@@ -413,24 +413,28 @@ def test_items_that_find_no_room_run_in_the_caller() -> None:
     it = pmap(lambda x: (len(x), os.getpid(), time.sleep(0.01)), map(bytes, sizes), max_workers=2)
     got = list(it)
     assert [size for size, *_ in got] == sizes
-    print(it.report.mode, sum(pid != os.getpid() for _, pid, _ in got) > 0, *caught)
+    print(it.report.mode, sum(pid != os.getpid() for _, pid, _ in got) > 0, len(caught), *caught)
     """
     )
-    assert done.stdout.startswith("parallel True ")
+    assert done.stdout.startswith("parallel True 1 ")
     assert "TMPDIR" in done.stdout
 
 
 def test_items_that_find_no_room_are_an_error_for_who_insists_on_workers() -> None:
+    """Of those items alone."""
     done = python(
         FULL
         + """
-    try:
-        list(pmap(len, [bytes(400_000)], parallel=True, max_workers=2))
-    except OSError as error:
-        print(error)
+    items = [bytes(size) for size in (10, 400_000, 20, 30)]
+    sizes = pmap(len, items, chunksize=2, return_exceptions=True, parallel=True, max_workers=2)
+    first, error, third, fourth = sizes
+    assert (first, third, fourth) == (10, 20, 30)
+    print(type(error).__name__, error, *error.__notes__)
     assert list(pmap(abs, range(10), parallel=True, max_workers=2)) == list(range(10))
     """
     )
+    assert done.stdout.startswith("OSError ")
+    assert "item 1" in done.stdout
     assert "make room" in done.stdout
     assert "/dev/shm" in done.stdout
     assert "TMPDIR" in done.stdout

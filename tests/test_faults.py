@@ -8,6 +8,7 @@ import logging
 import math
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
-from multiprocessing import Manager
+from multiprocessing import Manager, spawn
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +27,7 @@ from typing import Any
 import pytest
 from waiting import LIMIT, eventually
 
-from parmap import WorkerDied, _pool, pmap, shutdown
+from parmap import WorkerDied, _pool, _quiet, pmap, shutdown
 
 # Pinned, and no more processes than it takes to tell one worker from another.
 TWO: dict[str, Any] = {"parallel": True, "max_workers": 2}
@@ -607,11 +609,65 @@ def test_a_fork_server_killed_in_a_call_loses_nothing() -> None:
     assert_next_call_works()
 
 
+def test_a_stopped_fork_server_is_not_waited_for_once_a_worker() -> None:
+    """It cannot tell how its workers ended: a second for each would be more than a test may take."""
+    server = fork_server()
+    list(pmap(abs, range(40), chunksize=1, parallel=True, max_workers=20))
+    os.kill(server, signal.SIGSTOP)
+    shutdown()
+    assert not running(server)
+
+
+def test_a_fork_server_that_dies_at_its_start_is_a_clear_error() -> None:
+    before = spawn.get_executable()
+    shutdown()
+    multiprocessing.set_executable(shutil.which("true") or "")
+    try:
+        with pytest.raises((OSError, WorkerDied), match="die") as caught:
+            list(pmap(abs, range(4), **TWO))
+    finally:
+        multiprocessing.set_executable(before)
+    assert "parallel" in str(caught.value) + "".join(getattr(caught.value, "__notes__", ()))
+    assert_next_call_works()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_shutdown_ends_workers_of_a_call_that_was_left(method: str) -> None:
+    results = pmap(lambda x: os.getpid(), range(9), chunksize=1, mp_context=method, **TWO)
+    worker = next(results)
+    shutdown()
+    assert eventually(lambda: not running(worker))
+    results.close()
+    assert_next_call_works()
+
+
+def test_no_copy_of_the_process_is_made_while_a_room_is_imported() -> None:
+    """It would find that room locked for ever."""
+    with _quiet.importing():
+        taken: list[bool] = []
+        forked = threading.Thread(target=lambda: taken.append(_quiet.no_copy.acquire(False)))
+        forked.start()
+        forked.join()
+    assert taken == [False]
+
+
 def test_shutdown_ends_the_fork_server() -> None:
     """A program that wants no more of parmap has no process of it."""
     server = fork_server()
     shutdown()
     assert not running(server)
+
+
+def test_a_copy_of_a_worker_that_fn_makes_answers_nothing() -> None:
+    """It comes back from fn as its original does, and would answer for every item a second time."""
+
+    def forks(x: int) -> int:
+        if child := os.fork():
+            os.waitpid(child, 0)
+        return x
+
+    assert list(pmap(forks, range(6), chunksize=1, **TWO)) == list(range(6))
+    assert_next_call_works()
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])
@@ -664,6 +720,37 @@ def test_two_calls_may_be_consumed_in_turns() -> None:
     """Half-used iterators side by side do not take each other's results."""
     first, second = pmap(lambda x: x, range(200), **TWO), pmap(lambda x: -x, range(200), **TWO)
     assert list(zip(first, second, strict=True)) == [(x, -x) for x in range(200)]
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_a_call_does_not_wait_for_items_of_another_thread_s_call(
+    method: str, tmp_path: Path
+) -> None:
+    """A forked worker keeps no pipe by which another thread learns that a program has started."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    begun = threading.Barrier(5)
+
+    def call(fn: Callable[[Any], Any], items: list[Any], method: str) -> None:
+        begun.wait(LIMIT)
+        list(pmap(fn, items, **TWO, mp_context=method, chunksize=1))
+
+    def ended() -> bool:
+        with suppress(OSError):  # nobody reads from it now
+            os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
+        return not long.is_alive()
+
+    long = threading.Thread(target=call, args=(Path.read_bytes, [gate] * 2, "fork"), daemon=True)
+    short = [
+        threading.Thread(target=call, args=(abs, [1] * 9, method), daemon=True) for _ in range(4)
+    ]
+    for thread in (long, *short):
+        thread.start()
+    for thread in short:
+        thread.join(LIMIT)
+    waited = any(thread.is_alive() for thread in short)
+    assert eventually(ended)
+    assert not waited
 
 
 def test_eight_threads_may_call_at_once() -> None:
@@ -781,9 +868,12 @@ import math, time
 LEVEL = 1
 def helper(): return LEVEL
 rounded = math.floor
+class Config: LIMIT = 0
+config = Config()
+config.extra = 0
 def level(_):
     time.sleep(0.01)
-    return helper() + rounded(0.5)
+    return helper() + rounded(0.5) + Config.LIMIT + config.extra
 """
 
 # What a test does to the module above, and what `level` returns after it under map.
@@ -792,6 +882,8 @@ CHANGES = {
     "a function": (lambda module: setattr(module, "helper", lambda: 6), 6, "helper"),
     "a type for a function": (lambda module: setattr(module, "helper", int), 0, "helper"),
     "a builtin": (lambda module: setattr(module, "rounded", math.ceil), 2, "rounded"),
+    "of a class": (lambda module: setattr(module.Config, "LIMIT", 7), 8, "Config.LIMIT"),
+    "of an object": (lambda module: setattr(module.config, "extra", 8), 9, "config.extra"),
 }
 
 
@@ -860,6 +952,27 @@ def test_an_attribute_of_a_module_that_fn_reads_is_state_too(
     with pytest.raises(RuntimeError, match="LEVEL"):  # the module is in a cell of the closure
         list(pmap(lambda _: loaded.LEVEL, range(2), **TWO))
     del sys.modules[config.name]
+
+
+def test_an_attribute_of_a_module_in_a_package_is_state_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`import package.config`, and a function that reads package.config.LEVEL."""
+    name = f"package_{next(_names)}"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").touch()
+    (tmp_path / name / "config.py").write_text("LEVEL = 1")
+    (tmp_path / name / "work.py").write_text(
+        f"import {name}.config\ndef level(_): return {name}.config.LEVEL"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    work = importlib.import_module(f"{name}.work")
+    assert list(pmap(work.level, range(2), **TWO)) == [1, 1]
+    sys.modules[f"{name}.config"].LEVEL = 5  # type: ignore[attr-defined]
+    with pytest.raises(RuntimeError, match=f"{name}.config.LEVEL is 5 here and 1 in a worker"):
+        list(pmap(work.level, range(2), **TWO))
+    for module in [each for each in sys.modules if each.partition(".")[0] == name]:
+        del sys.modules[module]
 
 
 @pytest.mark.parametrize("wrap", ["method", "partial", "closure", "callable", "decorated"])

@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 from collections import deque
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,18 @@ from typing import Any
 import numpy
 import pytest
 
-from parmap import _costs, _failure, _imports, _known, _machine, _plan, _probe, _seat, _transport
+from parmap import (
+    _costs,
+    _failure,
+    _imports,
+    _known,
+    _machine,
+    _outcome,
+    _plan,
+    _probe,
+    _seat,
+    _transport,
+)
 from parmap._engine import LocalEngine
 from parmap._files import Store
 from parmap._transport import pack, unpack
@@ -219,6 +231,18 @@ def test_an_exception_that_does_not_load_is_rebuilt_without_init() -> None:
     error = _failure.rebuild(_failure.capture(NeverAgainError(1, 2), _transport.dumps))
     assert type(error) is NeverAgainError
     assert error.args == (3,)
+
+
+def test_a_ctrl_c_behind_the_last_item_of_a_batch_takes_its_place() -> None:
+    """What is raised belongs to an item; there has to be one."""
+
+    def interrupted(fn: Any, items: Any) -> Iterator[Any]:
+        yield from map(fn, items)
+        raise KeyboardInterrupt
+
+    values, error = _outcome.run_batch(interrupted, abs, [1, 2, 3])
+    assert values == [1, 2]
+    assert isinstance(error, KeyboardInterrupt)
 
 
 def test_what_cannot_be_rebuilt_keeps_its_last_line() -> None:
