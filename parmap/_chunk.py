@@ -113,7 +113,7 @@ class Engine(Protocol):
         return False
 
     def take_back(self) -> list[Chunk]:
-        """Chunks that one worker had and will not run."""
+        """Chunks that one worker will not run."""
         return []
 
     def running_items(self) -> int:

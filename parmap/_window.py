@@ -133,8 +133,9 @@ class Window:
     def _unreadable(self, chunk: Chunk, index: int, why: BaseException) -> Iterator[Any]:
         """Results that do not load here: of several, each is run again alone."""
         if self._handed == 1:
-            error = cannot_load("result of item", index, f"{type(why).__name__}: {why}")
-            return self._raising(error, index, chunk)
+            if not isinstance(why, OSError):  # no descriptor is left
+                why = cannot_load("result of item", index, f"{type(why).__name__}: {why}")
+            return self._raising(why, index, chunk)
         self._cut_again(chunk, index - chunk.start, [1] * self._handed)
         self._report.add(-self._handed)
         self._handed = 0
