@@ -261,6 +261,7 @@ def shutdown() -> None:
         _store = None
     for each in crews:
         each.end()
+        each.store.sweep()
     if old is not None:
         old.sweep()
     end_server(LEAVE_SECONDS)

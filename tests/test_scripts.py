@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import uuid
 from collections.abc import Iterator
@@ -346,6 +347,27 @@ def test_a_program_ends_whatever_it_leaves_half_used(place: Place, body: str, me
     code, out, err = place.run(script, method=method)
     assert (code, out, err) == (0, "" if "sys.exit" in body else "end\n", "")
     assert eventually(lambda: not place.processes())
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_program_that_leaves_a_call_in_the_middle_leaves_no_file(
+    place: Place, method: str
+) -> None:
+    """Of large results that are on their way."""
+    script = place.file(
+        """\
+        import os
+        from itertools import count
+        from parmap import pmap
+        it = pmap(lambda x: bytes(200_000), count(), parallel=True, max_workers=2)
+        next(it)
+        print(os.getpid())
+        """
+    )
+    code, out, err = place.run(script, method=method)
+    assert (code, err) == (0, "")
+    folders = (f"/dev/shm/parmap-*-{int(out)}-*", f"{tempfile.gettempdir()}/parmap-*-{int(out)}-*")
+    assert not [path for each in folders for path in glob.glob(each)]
 
 
 @pytest.mark.parametrize("kept", ["", "it = "])
