@@ -26,7 +26,7 @@ One call, front to back, by the rooms it goes through:
       ========================= process wall ===========================
       6 _worker     in the same _place, the same _state? run each item     -> Answer
                     (_outcome)
-        _failure    an exception on its way back; _orphan ends with its caller
+        _failure    an exception on its way back
         _remote     the same in a worker of somebody else's
       ========================= process wall ===========================
       7 _window     unpack, put in order, hand out;

@@ -79,8 +79,11 @@ class LocalEngine:
     def _until_late_ones(self, seconds: float | None) -> float | None:
         """Take in who was busy for a call that was over when this one began, and is ready now."""
         if (missing := self._wanted - self.workers) > 0:
-            self._take_in(self._crew.ready(missing))
-            if self._crew.coming():
+            coming = self._crew.coming()
+            self._take_in(ready := self._crew.ready(missing))
+            if ready:
+                return 0.0  # there may be work for them
+            if coming:
                 return min(LOOK_SECONDS, LOOK_SECONDS if seconds is None else seconds)
         return seconds
 

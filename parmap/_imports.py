@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache, partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from parmap._known import MOST_FUNCTIONS, key_of
+from parmap._outcome import UNTRUSTED
 
 # Seconds to import one module, with what its import runs. numpy, scipy, pandas and pyarrow take
 # 0.4 ms each, matplotlib and emcee 0.6 to 0.7, on this project's machine. Smaller starts workers
@@ -28,7 +30,10 @@ def packages(fn: Callable[..., Any]) -> frozenset[str]:
     if key not in _packages:
         if len(_packages) >= MOST_FUNCTIONS:
             _packages.clear()
-        _packages[key] = frozenset(n.partition(".")[0] for n in _modules(fn)) - _NOT_COUNTED
+        found: set[str] = set()
+        with suppress(*UNTRUSTED):  # objects may answer in a way of their own
+            found.update(name.partition(".")[0] for name in _modules(fn))
+        _packages[key] = frozenset(found - _NOT_COUNTED)
     return _packages[key]
 
 

@@ -24,7 +24,7 @@ from parmap._handle import Worker, readable
 from parmap._messages import Hello
 from parmap._place import place
 from parmap._processes import end_server
-from parmap._quiet import filled_streams, interrupts_deferred, no_copy
+from parmap._quiet import filled_streams, interrupts_deferred
 from parmap._seat import close_end, keep_end
 from parmap._sweep import end_sweeper, start_sweeper, sweep_after_the_dead
 
@@ -163,7 +163,7 @@ class Crew:
             self._tell_sweeper()
 
     def _see_to_sweeping(self) -> None:
-        with no_copy:
+        with _lock:
             if self._sweeper is None and self.method != "forkserver":  # whose server sweeps
                 self._sweeper = start_sweeper(self.store.directories)
                 if self._sweeper is not None:
@@ -171,10 +171,10 @@ class Crew:
                     keep_end(self._sweeper.stdin)
 
     def _tell_sweeper(self) -> None:
-        if self._sweeper is not None:
-            with self._lock, suppress(OSError):  # somebody killed it
+        if (sweeper := self._sweeper) is not None:
+            with self._lock, suppress(OSError, ValueError):  # somebody killed it, or it was ended
                 pids = [str(worker.pid) for worker in self._workers]
-                self._sweeper.stdin.write(" ".join([*pids, "\n"]).encode())
+                sweeper.stdin.write(" ".join([*pids, "\n"]).encode())
 
     def lose(self, worker: Worker, kill: bool = False) -> None:
         """Strike a worker. Its files are left to its call."""
@@ -219,6 +219,7 @@ class Crew:
 
 _crews: dict[tuple[str, bytes | None], Crew] = {}  # that calls share
 _all: set[Crew] = set()  # with those of one forked call each
+_lock = threading.RLock()
 _store: Store | None = None
 _ending = False  # the program is
 _parked: list[object] = []  # what a forked copy must neither use nor finalise
@@ -226,7 +227,7 @@ _parked: list[object] = []  # what a forked copy must neither use nor finalise
 
 def store() -> Store:
     global _store
-    with no_copy:
+    with _lock:
         if _store is None:
             sweep_after_the_dead()
             _store = new_store()
@@ -235,7 +236,7 @@ def store() -> Store:
 
 def crew(method: str, initializer: bytes | None) -> Crew:
     key = (method, initializer)
-    with no_copy:
+    with _lock:
         chosen = _crews.pop(key, None) or Crew(*key, store())
         idle = [each for each in _crews if not _crews[each].busy()]  # least recently used first
         retired = [_crews.pop(each) for each in idle[: max(0, len(_crews) + 1 - MOST_CREWS)]]
@@ -255,7 +256,7 @@ def coming_workers() -> int:
 
 def shutdown() -> None:
     global _store
-    with no_copy:
+    with _lock:
         crews, old = list(_all), _store
         _crews.clear()
         _store = None
@@ -275,8 +276,9 @@ def stay_if_ending() -> None:
 
 
 def _forget() -> None:
-    global _store
+    global _lock, _store
     _parked.extend((*_all, _store))
+    _lock = threading.RLock()
     _crews.clear()
     _all.clear()
     _store = None

@@ -7,6 +7,7 @@ and again. Workers need none, since functions travel by value.
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import subprocess
@@ -83,7 +84,8 @@ class _Server:
 
     def _exitcode(self, pid: int | None, seconds: float) -> int | None:
         # Why one without a number did not begin was said before its seat was closed.
-        limit = time.monotonic() + (seconds if pid and not self._mute else 0.0)
+        seconds = min(seconds, 0.02) if self._mute else seconds
+        limit = time.monotonic() + (seconds if pid else 0.0)
         poll = select.poll()
         with self._lock, suppress(OSError, ValueError):  # closed meanwhile
             poll.register(self._control, select.POLLIN)
@@ -95,7 +97,8 @@ class _Server:
                     self._codes[ended] = code
                 else:
                     self.refused = os.strerror(code)
-            self._mute = bool(pid) and pid not in self._codes
+            if pid and seconds:
+                self._mute = pid not in self._codes
         return self._codes.pop(pid, None)
 
     def end(self, seconds: float) -> None:
@@ -110,12 +113,13 @@ class _Server:
 
 
 _server: _Server | None = None
+_starting = threading.Lock()
 
 
 def start_server() -> _Server:
     """The fork server, which may have been started just now, and is not waited for."""
     global _server
-    with no_copy:
+    with _starting:
         if _server is not None and (_server.refused or _server.process.poll() is not None):
             _server.end(0.0)  # it was killed; or was begun under limits that may be gone
             _server = None
@@ -145,7 +149,7 @@ def refusal() -> str:
 
 def end_server(seconds: float) -> None:
     global _server
-    with no_copy:
+    with _starting:
         server, _server = _server, None
     if server is not None:
         server.end(seconds)
@@ -237,7 +241,7 @@ def _exitcode_of_child(pid: int | None, seconds: float) -> int | None:
 def _in_the_copy(*numbers: int) -> None:
     from parmap import _worker
 
-    close_ends()
+    gc.enable()  # another thread may have paused it
     _worker.work(*numbers)
 
 
@@ -245,10 +249,10 @@ _BEGIN = {"forkserver": _by_server, "spawn": _spawn, "fork": _fork}
 
 
 def _forget() -> None:
-    global _server
+    global _server, _starting
     if _server is not None:
         _server.process.returncode = 0  # not a child of this process
-    _server = None
+    _server, _starting = None, threading.Lock()
     close_ends()
 
 

@@ -11,16 +11,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# Held while this process is copied. A copy made halfway would find a room locked that is imported,
-# keep an end of a line that is made, close what has the number of one that is closed, or hold the
-# pipe whose end tells that a program has started.
-no_copy = threading.RLock()
+# Held while this process is copied. A copy made halfway would keep an end of a line that is made,
+# close what has the number of one that is closed, or hold the pipe whose end tells that a program
+# has started. Nobody who holds it waits for another lock.
+no_copy: Any = threading.RLock()
+
+
+def _copied() -> None:
+    if no_copy._is_owned():  # else a Ctrl-C came while the copy waited for it
+        no_copy.release()
+
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=no_copy.acquire,
-        after_in_parent=no_copy.release,
-        after_in_child=no_copy.release,
+        after_in_parent=_copied,
+        after_in_child=no_copy._at_fork_reinit,
     )
 
 
@@ -57,7 +63,7 @@ def collector_paused() -> Iterator[None]:
 @contextmanager
 def importing() -> Iterator[None]:
     """Half an import would be in the way of every later call: Ctrl-C waits."""
-    with interrupts_deferred(), collector_paused(), no_copy:
+    with interrupts_deferred(), collector_paused():
         yield
 
 

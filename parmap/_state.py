@@ -32,17 +32,16 @@ def facts(fn: Callable[..., Any], code_only: bool = False) -> Facts:
     """What `fn` reads, as far as code objects show it: name -> value or checksum.
 
     Its code and that of the functions it reaches by reference, and the scalars among the globals
-    and the attributes of modules, classes and objects that those read. Not containers, which serve
-    as memo tables; not what the reached code assigns; nothing of the standard library or
-    site-packages; nothing that travels by value. With an initializer, which is there to set state,
-    only code.
+    and the attributes of modules and classes that those read. Not containers, which serve as memo
+    tables; not what the reached code assigns; nothing of the standard library or site-packages;
+    nothing that travels by value. With an initializer, which is there to set state, only code.
     """
     found: Facts = {}
     assigned: set[str] = set()
     for function, reads, values in _reached(fn):
         assigned |= reads.assigned
         module = function.__module__
-        travels = module == "__main__" or "<locals>" in function.__qualname__
+        travels = _travels(function)
         if not travels:
             found[f"{module}.{function.__qualname__}()"] = reads.checksum
         for name, value in () if code_only else values:
@@ -119,34 +118,41 @@ def _reached(fn: Callable[..., Any]) -> Iterator[_Reached]:
 
 
 def _values(function: FunctionType, reads: _Reads) -> Iterator[tuple[str, Any]]:
-    """(qualified name, value) of globals, and of attributes of the user's own modules, classes and
-    objects among them; closures have no names."""
+    """(qualified name, value) of globals, and of attributes of the user's own modules and classes;
+    closures have no names."""
     module, namespace = function.__module__, function.__globals__
-    names = sorted(reads.globals & namespace.keys())  # in every process in the same order
-    todo = [(f"{module}.{name}", namespace[name]) for name in names]
+    todo = [(f"{module}.{name}", namespace[name]) for name in reads.globals & namespace.keys()]
     for cell in function.__closure__ or ():
         with suppress(ValueError):  # not filled yet
             todo.append(("", cell.cell_contents))
-    inside: set[int] = set()
+    inside: set[str] = set()
     while todo:
         name, value = todo.pop()
         if not isinstance(value, ModuleType):
             yield name, value
-        if (owner := _owner(name, value)) and id(value) not in inside:
-            inside.add(id(value))
+            if isinstance(value, type):
+                yield from _settings(value, reads)
+        elif value.__name__ not in inside and not _foreign(getattr(value, "__file__", None)):
+            inside.add(value.__name__)
             found = vars(value)
-            todo += [(f"{owner}.{n}", found[n]) for n in sorted(reads.names & found.keys())]
+            todo += [(f"{value.__name__}.{n}", found[n]) for n in reads.names & found.keys()]
 
 
-def _owner(name: str, value: object) -> str:
-    """How attributes of this are called, if the user's own code has set them."""
-    kind = value if isinstance(value, type) else type(value)
-    home = value if isinstance(value, ModuleType) else sys.modules.get(kind.__module__)
-    if _foreign(getattr(home, "__file__", None)) or not hasattr(value, "__dict__"):
-        return ""
-    if isinstance(value, ModuleType):
-        return value.__name__
-    return f"{kind.__module__}.{kind.__qualname__}" if kind is value else name
+def _settings(cls: type, reads: _Reads) -> Iterator[tuple[str, Any]]:
+    """Scalars that are attributes of a class, if a worker imports it. Not None, which becomes
+    something else once that is needed."""
+    home = sys.modules.get(cls.__module__)
+    if _travels(cls) or _foreign(getattr(home, "__file__", None)):
+        return
+    for name in reads.names & vars(cls).keys():
+        value = vars(cls)[name]
+        if value is not None and isinstance(value, _SCALARS):
+            yield f"{cls.__module__}.{cls.__qualname__}.{name}", value
+
+
+def _travels(what: Any) -> bool:
+    """Whether a function or class goes to workers by value."""
+    return what.__module__ == "__main__" or "<locals>" in what.__qualname__
 
 
 def _functions_in(value: Any) -> Iterator[FunctionType]:
@@ -156,7 +162,10 @@ def _functions_in(value: Any) -> Iterator[FunctionType]:
     for _ in range(8):  # decorators and partials; deeper nobody nests by hand
         if isinstance(value, FunctionType):
             yield value
-        if (wrapped := getattr(value, "__wrapped__", None)) is not None:
+        wrapped = None
+        with suppress(Exception):  # of the user's own __getattr__
+            wrapped = getattr(value, "__wrapped__", None)
+        if wrapped is not None:
             value = wrapped
         elif isinstance(value, MethodType):
             value = value.__func__

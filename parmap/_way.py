@@ -140,10 +140,12 @@ def _whole_way(call: Call, report: Report) -> Iterator[Iterator[Any]]:
             return
     _foresee(probe, call, call.inputs.left() or 0)
     try:
-        from parmap._quiet import importing
+        if loaded("parmap._decision") is None:
+            from parmap._quiet import importing
 
-        with importing():
-            from parmap._decision import Decision
+            with importing():
+                from parmap import _decision  # noqa: F401
+        from parmap._decision import Decision
     except OSError as error:  # not even a descriptor left to read it with
         if call.insists:
             error.add_note(NO_WORKERS)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from errno import EMFILE, ENFILE
 from typing import Any
 
 from parmap._call import Settings
@@ -133,7 +134,7 @@ class Window:
     def _unreadable(self, chunk: Chunk, index: int, why: BaseException) -> Iterator[Any]:
         """Results that do not load here: of several, each is run again alone."""
         if self._handed == 1:
-            if not isinstance(why, OSError):  # no descriptor is left
+            if getattr(why, "errno", 0) not in (EMFILE, ENFILE):
                 why = cannot_load("result of item", index, f"{type(why).__name__}: {why}")
             return self._raising(why, index, chunk)
         self._cut_again(chunk, index - chunk.start, [1] * self._handed)

@@ -26,9 +26,21 @@ from parmap import _place, _state
 from parmap._failure import Failure, capture, seal
 from parmap._files import MAP_RESULT_BYTES
 from parmap._messages import Answer, Hello, Job, Over, Refusal, Work, read, wire
-from parmap._orphan import leave, speaks, watch_caller
 from parmap._outcome import Mapper, flush_output, run_batch
-from parmap._seat import CANCELLED, CHUNK, LENGTH, LOADING, OFFSET, PID, READY, STARTED, take_seat
+from parmap._seat import (
+    CANCELLED,
+    CHUNK,
+    LENGTH,
+    LOADING,
+    OFFSET,
+    PID,
+    READY,
+    STARTED,
+    leave,
+    speaks,
+    take_seat,
+    watch_caller,
+)  # fmt: skip
 from parmap._transport import Parcel, dumps, frame, open_frame, pack, unpack
 
 # Seconds of finished items that a worker may hold back. Smaller costs messages (20 us each); larger

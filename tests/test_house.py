@@ -41,7 +41,6 @@ ROOMS = [
     "_zygote",
     "_sweep",
     "_worker",
-    "_orphan",
     "_remote",
     "_report",
     "_probe",
@@ -97,7 +96,7 @@ THIRD_PARTIES = {
     "cloudpickle": {"_carry", "_carriers", "_zygote"},
     "tqdm": {"_progress"},
     "matplotlib": {"_crossover"},
-    "multiprocessing": {"_processes", "_seat", "_handle", "_worker", "_orphan", "_place"},
+    "multiprocessing": {"_processes", "_seat", "_handle", "_worker", "_place"},
 }
 
 # The rooms that may ask which system this is.
@@ -106,7 +105,6 @@ PLATFORMS = {
     "_seat",
     "_handle",
     "_worker",
-    "_orphan",
     "_transport",
     "_files",
     "_costs",
