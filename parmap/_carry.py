@@ -15,7 +15,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from parmap import _state
-from parmap._quiet import importing
+from parmap._quiet import interrupts_deferred
 
 # Globals to leave out of functions: (id of their namespace, names).
 _LeftOut = tuple[int, frozenset[str]]
@@ -51,7 +51,7 @@ def _pickles(value: Any) -> bool:
 
 @functools.cache
 def _pickler() -> Any:
-    with importing():
+    with interrupts_deferred():  # half an import would be in the way of every later call
         import cloudpickle
     script = sys.modules.get("__mp_main__")  # what a child of multiprocessing calls it
     if script is not None and script.__name__ == "__mp_main__":  # else it is an alias

@@ -224,14 +224,16 @@ class Decision:
             self._cannot(lost.reason, lost.error)
 
     def _hire(self, workers: int) -> LocalEngine | ExecutorEngine:
-        from parmap._quiet import importing
+        """Workers for this call, and the imports they need. A Ctrl-C waits for those: half an
+        import would be in the way of every later call."""
+        from parmap._quiet import interrupts_deferred
 
         s = self._call.settings
         if s.executor is not None:
-            with importing():
+            with interrupts_deferred():
                 from parmap._executors import ExecutorEngine
             return ExecutorEngine(self._call)
-        with importing():
+        with interrupts_deferred():
             from parmap import _processes
 
             given = s.mp_context

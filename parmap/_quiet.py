@@ -1,9 +1,8 @@
-"""What surrounds a start, an end or an import: no Ctrl-C halfway, no copy of this process, no
-stream mixed up, no search for garbage."""
+"""What surrounds the start and the end of processes: no Ctrl-C halfway, no copy of this one, no
+stream mixed up."""
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import threading
@@ -45,26 +44,6 @@ def interrupts_deferred() -> Iterator[list[Any]]:
         signal.signal(signal.SIGINT, before)
         if came:
             signal.raise_signal(signal.SIGINT)
-
-
-@contextmanager
-def collector_paused() -> Iterator[None]:
-    """What is loaded or imported in here is not garbage yet: looking for some would take longer
-    (50,000 dicts: 47 ms, not 17), and go through all that a program has (12 ms with scipy)."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
-
-
-@contextmanager
-def importing() -> Iterator[None]:
-    """Half an import would be in the way of every later call: Ctrl-C waits."""
-    with interrupts_deferred(), collector_paused():
-        yield
 
 
 @contextmanager

@@ -112,9 +112,9 @@ def _foresee(probe: Probe, call: Call, left: int) -> None:
     if probe.seconds < BATCH_SECONDS or rest < EARLY_SECONDS or loaded("parmap._pool") or nested():
         return
     if s.executor is None and s.mp_context is None and s.parallel is None:
-        from parmap._quiet import importing
+        from parmap._quiet import interrupts_deferred
 
-        with importing(), suppress(OSError, ImportError, RuntimeError):
+        with interrupts_deferred(), suppress(OSError, ImportError, RuntimeError):
             from parmap import _imports, _processes
 
             if rest < EARLY_SECONDS + _imports.import_seconds(call.fn, warm=False):
@@ -140,11 +140,6 @@ def _whole_way(call: Call, report: Report) -> Iterator[Iterator[Any]]:
             return
     _foresee(probe, call, call.inputs.left() or 0)
     try:
-        if loaded("parmap._decision") is None:
-            from parmap._quiet import importing
-
-            with importing():
-                from parmap import _decision  # noqa: F401
         from parmap._decision import Decision
     except OSError as error:  # not even a descriptor left to read it with
         if call.insists:
