@@ -85,9 +85,8 @@ def import_seconds(fn: Callable[..., Any], warm: bool) -> float:
 
 def seconds(names: frozenset[str]) -> float:
     """What a process takes to import these, and what they import: as many modules as are here."""
-    return (
-        _seconds(names, len(sys.modules) // 50) if names else 0.0
-    )  # what comes by the way is no news
+    some = len(sys.modules) // 50  # what comes by the way is no news
+    return _seconds(names, some) if names else 0.0
 
 
 @lru_cache(maxsize=16)

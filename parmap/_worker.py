@@ -40,7 +40,7 @@ from parmap._seat import (
     speaks,
     take_seat,
     watch_caller,
-)  # fmt: skip
+)
 from parmap._transport import Parcel, dumps, frame, open_frame, pack, unpack
 
 # Seconds of finished items that a worker may hold back. Smaller costs messages (20 us each); larger
