@@ -10,7 +10,7 @@ One call, front to back, by the rooms it goes through:
         _way        all that follows, read from top to bottom; what is over in a
                     millisecond goes no further; draw from _inputs
       2 _probe      run the first items here, keep their results           -> Probe
-      3 _plan       + _machine: what we may use; _costs: what it takes; _known:
+      3 _plan       + _machine: what we may use, and what it takes; _known:
                     what earlier calls have shown; _imports, which workers
                     have to do first; _decision goes over                  -> Plan
       4 _engine     lease warm workers from _pool, which get a _briefing and have
@@ -21,7 +21,6 @@ One call, front to back, by the rooms it goes through:
       5 _flow       cut chunks to measure, keep every worker fed; until
                     workers answer, the caller has chunks of its own       -> Chunk
                     _transport.pack, large data into _files                -> Parcel
-                    (_carry helps cloudpickle)
                     its line carries it, as one of the _messages           -> Work
       ========================= process wall ===========================
       6 _worker     in the same _place, the same _state? run each item     -> Answer

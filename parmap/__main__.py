@@ -12,7 +12,7 @@ from statistics import median
 from time import perf_counter
 
 import parmap
-from parmap import _costs, _machine, _plan, _pool, _processes
+from parmap import _machine, _plan, _pool, _processes
 from parmap._api import pmap
 from parmap._plan import in_words
 
@@ -34,12 +34,13 @@ def main() -> None:
     for name in sorted(name for name in os.environ if name.startswith("PARMAP_")):
         print(f"{name}={os.environ[name]}")
     measure(cores)
-    costs = _costs.costs()
+    costs = _machine.costs()
     print(
         f"\nfirst parallel call: busy {in_words(costs.start)} with asking for workers, which are "
         f"up {in_words(costs.boot)} later; meanwhile the caller goes on\n"
         f"each further worker: {in_words(costs.hire)}\n"
-        f"call on warm workers: {in_words(costs.call)}; each chunk: {in_words(costs.chunk)}\n"
+        f"call on warm workers: {in_words(costs.call)}, after a pause {in_words(costs.wake)} more; "
+        f"each chunk: {in_words(costs.chunk)}\n"
     )
     print(f"{'item takes':>10}  {'parallel from, first call':>25}  {'later calls':>15}")
     for seconds in COSTS:
@@ -59,15 +60,15 @@ def measure(cores: int) -> None:
     call = median(seconds(2) for _ in range(TRIES))
     many = median(seconds(200) for _ in range(TRIES // 5))
     for _ in range(TRIES):  # what was believed before counts for little now
-        _costs.measured(call=call, chunk=max(1e-6, (many - call) / 198))
-    _costs.write()
+        _machine.measured(call=call, chunk=max(1e-6, (many - call) / 198))
+    _machine.write()
     _pool.shutdown()
 
 
 def threshold(seconds_per_item: float, cores: int, warm: int) -> str:
     facts = _plan.Facts(
         done=1, seconds_per_item=seconds_per_item, busy=1.0, transfer_per_item=0.0,
-        costs=_costs.costs(), warm=warm, cores=cores,
+        costs=_machine.costs(), warm=warm, cores=cores,
     )  # fmt: skip
 
     def parallel(items: int) -> bool:

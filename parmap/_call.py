@@ -76,10 +76,6 @@ class Settings:
 
 DEFAULT = Settings({})
 
-# Seconds of items that are run without a plan, whatever is known of them: no warm worker has
-# answered by then. Smaller costs short calls a plan, 7 us; larger leaves work here.
-TINY_SECONDS = 1e-3
-
 # What other libraries call the same thing.
 _ELSEWHERE = {
     "n_jobs": "max_workers",
@@ -256,15 +252,14 @@ class Call:
     ) -> None:
         self.fn, self.mapper, self.inputs, self.settings = fn, mapper, inputs, settings
 
-    @property
-    def plain(self) -> bool:
+    def plain(self, tiny: float) -> bool:
         """Whether its first items may simply be run: nothing has to come before them, and no
-        earlier call says that they take long."""
+        earlier call says that all take longer than these seconds."""
         s = self.settings
         if s is not DEFAULT and (s.parallel or s.initializer is not None or s.progress):
             return False
         count = self.inputs.left() or 0
-        return s.parallel is False or seconds_of(self.fn, count) < TINY_SECONDS
+        return s.parallel is False or seconds_of(self.fn, count) < tiny
 
     @property
     def insists(self) -> bool:
@@ -316,7 +311,7 @@ class Call:
         except UNTRUSTED as error:
             if self.settings.initializer is None or isinstance(error, OSError):
                 raise
-        from parmap import _carry
+        from parmap._transport import leaving_out
 
-        with _carry.leaving_out(self.settings.initializer):
+        with leaving_out(self.settings.initializer):
             return packed()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from parmap import _costs, _known, _machine, _plan
+from parmap import _known, _machine, _plan
 from parmap._call import NO_WORKERS, Call, start_method, warn
 from parmap._loaded import loaded
 from parmap._outcome import nested
@@ -35,6 +35,10 @@ SEEN_SECONDS = 100e-6
 # for 40 us; larger leaves work here that got dearer.
 LOOK_SECONDS = 0.5e-3
 
+# How many times dearer items must have become for another plan. Smaller plans again for the noise
+# of clocks; larger leaves work here.
+DEARER = 1.1
+
 # How many times longer than moving it an item must take to be moved unweighed. Smaller trusts what
 # a few items weighed; larger weighs again, for 0.1 ms.
 NO_MATTER = 20
@@ -48,6 +52,7 @@ class Decision:
     _flow: Flow | None = None
     _final = False  # nothing more will change the plan
     _next_look = SEEN_SECONDS  # seconds of items to be done before the next plan is made
+    _serial_at = 0.0  # seconds of an item for which the last plan said serial
 
     def __init__(self, call: Call, report: Report):
         self._call, self._report, self._probe = call, report, report.probe
@@ -95,8 +100,9 @@ class Decision:
         if self._call.settings.executor is not None:
             return WORTH_COLD
         if _warm():
-            return 2 * _costs.costs().call
-        return max(2 * _costs.Costs().call, WORTH_COLD - _known.missed)
+            costs = _machine.costs()
+            return 2 * (costs.call + costs.wake * self._report.rested)
+        return max(2 * _machine.Costs().call, WORTH_COLD - _known.missed)
 
     def _stay(self, _: Call) -> bool:
         """Between two batches: whether to go on here."""
@@ -112,6 +118,9 @@ class Decision:
         if not _warm() and _coming():
             self._report.reason = "workers that an earlier call began are not ready yet"
             return True  # others beside them would be there later still
+        local = self._call.settings.executor is None  # where nothing else changes meanwhile
+        if local and left is not None and probe.each < self._serial_at:
+            return self._look_later()  # with fewer items left, the plan would say the same
         probe.closer = not (probe.weighed or self._weighed_before()) or self._may_have_threads()
         if probe.closer:
             return True  # and come back when more is known
@@ -120,10 +129,15 @@ class Decision:
             if self._next_look == SEEN_SECONDS:  # the first reason is about most of the call
                 self._report.reason = plan.reason
             self._final = plan.case in (1, 4)
-            self._next_look = max(1.25 * probe.seconds, probe.seconds + LOOK_SECONDS)
-            return True
+            self._serial_at = DEARER * probe.each
+            return self._look_later()
         self._decide(plan)
         return False
+
+    def _look_later(self) -> bool:
+        done = self._probe.seconds
+        self._next_look = max(1.25 * done, done + LOOK_SECONDS)
+        return True
 
     def _weighed_before(self) -> bool:
         """Whether an earlier call shows that moving items is no matter, whatever they are."""
@@ -143,30 +157,33 @@ class Decision:
         self._report.reason = plan.reason
 
     def _make_plan(self, items: _known.Known | Probe) -> Plan:
-        """The plan; what workers have to import is asked only where they are worth it otherwise."""
+        """The plan; what takes long to ask is asked only where workers are worth it otherwise."""
         facts = self._gather(items)
         plan = _plan.make_plan(facts)
-        if plan.case != 6 or self._call.settings.executor is not None:
+        if not plan.parallel or self._call.settings.executor is not None:
             return plan
-        from parmap._imports import import_seconds
+        if plan.workers > facts.warm and (memory := _machine.available_bytes()) is not None:
+            facts = facts._replace(memory_workers=max(1, memory // _machine.WORKER_BYTES))
+        if plan.case == 6:
+            from parmap._imports import import_seconds
 
-        loading = import_seconds(self._call.fn, _warm() > 0)
-        return _plan.make_plan(facts._replace(loading=loading)) if loading else plan
+            facts = facts._replace(loading=import_seconds(self._call.fn, _warm() > 0))
+        return _plan.make_plan(facts)
 
     def _gather(self, items: _known.Known | Probe) -> Facts:
-        call, memory = self._call, _machine.available_bytes()
+        call = self._call
         facts = Facts(
             done=self._probe.items,
             left=call.inputs.left(),
             seconds_per_item=items.each,
             busy=items.busy,
             transfer_per_item=items.transfer,
-            costs=_costs.costs(),
+            costs=_machine.costs(),
             warm=_warm(),
+            rested=self._report.rested,
             cores=_machine.usable_cores()[0],
             missed=_known.missed,
             most_workers=call.settings.max_workers,
-            memory_workers=None if memory is None else max(1, memory // _machine.WORKER_BYTES),
             pinned=call.settings.parallel,
             obstacle=self._obstacle(),
         )
@@ -209,11 +226,11 @@ class Decision:
         self._report.workers = self._engine.workers
         self._report.start_method = self._engine.method
         if self._engine.booting:
-            _costs.measured(start=time.perf_counter() - began)
+            _machine.measured(start=time.perf_counter() - began)
             _known.missed = 0.0
         from parmap._flow import Flow  # `_hire` has imported it
 
-        self._flow = Flow(self._call, self._engine, self._progress, self._report)
+        self._flow = Flow(self._call, self._engine, self._progress, self._report, began)
         yield from self._flow.batches()
         self._report.workers = max(self._report.workers, self._engine.workers)
         self._report.bytes_moved += self._engine.bytes_moved
@@ -287,14 +304,14 @@ class Decision:
                     from parmap._imports import imported
 
                     imported(fn)
-            _costs.remember()
+            _machine.remember()
         seen = probe if probe.weighed else _known.known(fn)
         if each and seen is not None and not probe.obstacle:
             _known.keep(fn, _known.Known(each, seen.busy, seen.transfer))
         if self._flow is None and self._call.settings.parallel is None and not self._final:
             # With two workers, at the least; for items that use both already, nothing is certain.
             gain = probe.items * (each * (1.0 - max(1.0, probe.busy) / 2) - probe.transfer / 2)
-            if gain > _costs.Costs().call and local and not _warm():
+            if gain > _machine.Costs().call and local and not _warm():
                 _known.missed += gain
 
 

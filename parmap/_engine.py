@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from parmap import _costs, _messages, _pool, _seat
+from parmap import _machine, _messages, _pool, _seat
 from parmap._briefing import Briefing
 from parmap._call import Call
 from parmap._chunk import Chunk, Event, Lost, Part, Refused, Unavailable
@@ -105,7 +105,7 @@ class LocalEngine:
         if self._booting and (ready := self._first_ready()):
             self._booting = False
             if not self._initializes:
-                _costs.measured(boot=ready / 1e9 - self._began)
+                _machine.measured(boot=ready / 1e9 - self._began)
 
     def _first_ready(self) -> int:
         """When a worker was ready; that may be seen later, by a caller who goes on with items."""
@@ -117,7 +117,7 @@ class LocalEngine:
         return all(board[_seat.STARTED] and not board[_seat.LOADING] for board in boards)
 
     def boot_left(self) -> float:
-        return self._began + _costs.costs().boot - time.monotonic()
+        return self._began + _machine.costs().boot - time.monotonic()
 
     def hungry(self, low: int) -> Worker | None:
         least = None

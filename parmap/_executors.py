@@ -14,8 +14,8 @@ from typing import Any
 from parmap import _carriers, _remote
 from parmap._call import Call
 from parmap._chunk import Chunk, Engine, Event, Lost, Part, Refused, Unavailable
-from parmap._costs import Costs
 from parmap._failure import Failure
+from parmap._machine import Costs
 from parmap._messages import Answer
 from parmap._outcome import UNTRUSTED
 from parmap._plan import Facts
@@ -51,6 +51,7 @@ def facts_of(executor: Any, facts: Facts) -> Facts:
         transfer_per_item=facts.transfer_per_item if carrier.pickles else 0.0,
         costs=Costs(0.0, 0.0 if there else math.inf, 0.0, CALL_TRIPS * trip, 0.0),
         warm=there,
+        rested=False,
         cores=1 if carrier.takes_turns else workers,
         missed=0.0,
         most_workers=min(workers, facts.most_workers or workers),

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import starmap
-from time import monotonic, perf_counter
+from time import perf_counter
 from typing import Any
 
-from parmap import _costs, _plan
+from parmap import _machine, _plan
 from parmap._call import Call, warn
 from parmap._chunk import Chunk, Engine, Lost, Outcome, Part, Refused, Unavailable
 from parmap._outcome import UNTRUSTED, run_batch
@@ -47,7 +47,9 @@ TICK = 0.1
 class Flow:
     """The parallel part of one call: an iterator of batches, each an iterator of results."""
 
-    def __init__(self, call: Call, engine: Engine, progress: Progress, report: Report):
+    def __init__(
+        self, call: Call, engine: Engine, progress: Progress, report: Report, began: float
+    ):
         self._call, self._engine = call, engine
         self._progress, self._report = progress, report
         self._window = Window(call.settings, report)
@@ -64,7 +66,7 @@ class Flow:
         self._unanswered = call.settings.executor is None
         self._helps = self._unanswered and call.settings.parallel is None
         self._own: Chunk | None = None
-        self._began = monotonic()
+        self._began = began  # when workers were decided for
         self._late = 0.0 if engine.booting else LATE_SECONDS
 
     def batches(self) -> Iterator[Iterator[Any]]:
@@ -100,7 +102,8 @@ class Flow:
     def _feed(self) -> None:
         engine, again = self._engine, self._window.again
         self._drawing = False
-        if self.unavailable is not None:
+        nothing = self._call.inputs.finished and not self._window.again
+        if self.unavailable is not None or (nothing and not self._helps):
             return
         if self._helps and not (self._own and self._own.left):
             self._own = self._next_own()  # before workers get later ones
@@ -134,7 +137,7 @@ class Flow:
         """What the caller can do until workers are there, if that is an item at all; not all that
         there is space for. Where nothing else is left, what one of them has not begun."""
         engine, again = self._engine, self._window.again
-        if monotonic() < self._began + self._late:
+        if perf_counter() < self._began + self._late:
             return None
         seconds = max(engine.boot_left(), LATE_SECONDS)
         if 0 < self._each <= 2 * seconds:
@@ -246,8 +249,9 @@ class Flow:
             return
         if self._unanswered:  # workers take over from the caller
             self._unanswered = False
-            if self._late:  # what warm ones needed beside the work is what a call costs
-                _costs.measured(call=monotonic() - self._began - answer.seconds)
+            # What warm ones needed beside the work, if that was not data, is what a call costs.
+            if self._late and chunk.path is None:
+                _machine.called(perf_counter() - self._began - answer.seconds, self._report.rested)
             self._stop_helping()
         each = answer.seconds / count
         self._each = (self._each + each) / 2 if self._each else each

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import select
 import sys
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
 from parmap import _messages
 from parmap._processes import begin
-from parmap._seat import PID, STARTED, close_end, close_numbers, new_seat
+from parmap._seat import PID, STARTED, close_end, close_numbers, new_seat, readable
 from parmap._transport import Parcel, frame, open_frame
 
 _READABLE = 1  # select.POLLIN, which Windows lacks; hang-ups are told unasked
@@ -162,14 +161,6 @@ class Watch:
             worker, speaks = self._sources[number]
             found[worker] = speaks or found.get(worker, False)
         return found
-
-
-def readable(sources: Iterable[Any], seconds: float) -> bool:
-    """Whether one of the sources can be read, or has ended, within the time."""
-    poll = _Poll()
-    for source in sources:
-        poll.register(source, _READABLE)
-    return bool(poll.poll(seconds * 1000))
 
 
 class _WindowsPoll(dict[int, Any]):  # not tested: there is no Windows here

@@ -27,9 +27,12 @@ _SIZED: tuple[Any, ...] = (
 _INSTANT = frozenset(type(iter(empty)) for empty in _SIZED)
 
 
+SLICED = (list, tuple, range)
+
+
 def inputs_of(iterables: Sequence[Any], strict: bool) -> Inputs:
     """The items of a call. `iter` is called on each iterable here, as `map` does."""
-    if len(iterables) == 1 and type(iterables[0]) in (list, tuple, range):
+    if len(iterables) == 1 and type(iterables[0]) in SLICED:
         try:
             return Slices(iterables[0])
         except OverflowError:
@@ -115,8 +118,8 @@ class Slices(Inputs):
 
     instant = True
 
-    def __init__(self, items: Sequence[Any]):
-        self._items = items
+    def __init__(self, items: Sequence[Any], drawn: int = 0):
+        self._items, self.drawn = items, drawn
         len(items)  # or an OverflowError
 
     @property

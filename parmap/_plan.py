@@ -11,7 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from parmap._costs import Costs
+    from parmap._machine import Costs
 
 # Workers at the most for functions that wait rather than compute. Fewer leave waiting work slow;
 # more cost 10 MB and 5 ms each.
@@ -58,6 +58,7 @@ class Facts:
     transfer_per_item: float  # processor seconds to move it and its result, on both sides
     costs: Costs
     warm: int  # workers that are there already
+    rested: bool = False  # there was no call for a while
     cores: int  # that may be used
     missed: float = 0.0  # seconds that earlier calls would have saved with warm workers
     most_workers: int | None = None  # the caller's `max_workers`
@@ -152,7 +153,8 @@ def _parallel(f: Facts, workers: int) -> float:
     rounds = math.ceil(left / workers) * each
     hire = f.costs.hire * max(0, hired)
     up = start + here * each + slow * loading
-    return up + hire + f.costs.call + max(together, rounds, moved / 2 + handled)
+    call = f.costs.call + (f.costs.wake if f.warm and f.rested else 0.0)
+    return up + hire + call + max(together, rounds, moved / 2 + handled)
 
 
 def _less(prices: list[float], paid: float) -> list[float]:
@@ -185,7 +187,7 @@ def chunk_size(
     each = max(seconds_per_item, 1e-9)
     size = max(CHUNK_SECONDS, CHUNK_WORTH * chunk_cost, workers * CALLER_SECONDS) / each
     if left is not None:
-        least = min(LEAST_SECONDS / each, math.ceil(left / workers))
+        least = max(min(LEAST_SECONDS / each, math.ceil(left / workers)), WAKE_SECONDS / each)
         size = min(size, max(left / (TAPER * workers), least, chunk_cost / each))
     if bytes_per_item:
         size = min(size, CHUNK_BYTES / bytes_per_item)

@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 # consumer who stops early never sees.
 BATCH_SECONDS = 1e-3
 
+# Seconds of items that are run without a plan, and where there was no call for a while: no warm
+# worker has answered by then. Smaller costs short calls a plan, 0.3 ms on cold caches; larger
+# leaves work here.
+TINY_SECONDS = 1e-3
+TINY_RESTED_SECONDS = 4e-3
+
 # Items of a batch at the most. Half of it costs a million `abs` 3 %; larger runs more that may turn
 # out dear before anybody looks. From benchmarks/overhead.py.
 MOST_ITEMS = 8192
@@ -66,6 +72,7 @@ class Probe:
 
     items: int = 0  # run here
     seconds: float = 0.0  # that they took in all
+    tiny: float = TINY_SECONDS  # seconds of items that are not worth a plan
     each: float = 0.0  # seconds of one item of late
     busy: float = 1.0  # processors an item uses: 0 where it waits, several where it has threads
     transfer: float = 0.0  # seconds to move one item and its result, on both sides together
@@ -77,14 +84,16 @@ class Probe:
     before: float = 0.0  # of the class: seconds that calls of this process have had without a plan
 
     def brief(self, call: Call) -> bool:
-        """Whether to go on without a plan: there is less than a millisecond of items, or too little
-        in all to load what makes plans."""
+        """Whether to go on without a plan: there are too few items for one, or to load what makes
+        plans."""
         if self.seconds < BATCH_SECONDS:
             return True
-        if loaded("parmap._decision") is not None or call.settings.executor is not None:
+        if call.settings.executor is not None:
             return False
         left = call.inputs.left()
         rest = (self.items if left is None else left) * self.each
+        if loaded("parmap._decision") is not None:
+            return self.seconds + rest < self.tiny
         return Probe.before + self.seconds + rest < LOADING_WORTH
 
     def add(self, count: int, seconds: float) -> None:

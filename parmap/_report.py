@@ -7,11 +7,16 @@ from time import perf_counter
 
 from parmap._loaded import loaded
 from parmap._outcome import short_repr
-from parmap._probe import Probe
+from parmap._probe import TINY_RESTED_SECONDS, Probe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+
+# Seconds without a call after which workers are out of caches, and take long to wake. Smaller takes
+# a moment's work between calls for that; larger sends too little to workers that sleep.
+PAUSE_SECONDS = 10e-3
 
 
 class Report:
@@ -54,6 +59,8 @@ class Report:
     _items_away = 0
     _seconds_waiting = _seconds_computing = 0.0  # in workers
     _began = _ended = 0.0
+    last_end: float = 0.0  # of the class: when a call of this process ended
+    rested: bool = False  # there was none for a while before this one
 
     def __init__(self) -> None:
         self.probe: Probe = Probe()
@@ -75,7 +82,7 @@ class Report:
         seconds = self.probe.seconds + self._seconds_waiting
         if not self._seconds_computing:
             return seconds
-        from parmap._costs import costs
+        from parmap._machine import costs
 
         return seconds + self._seconds_computing / (costs().crowding if self.workers > 1 else 1.0)
 
@@ -99,15 +106,15 @@ class Report:
             return
         self.mode, self.reason = "serial", "too little work for workers to matter"
         self._began = perf_counter()
+        if self._began > Report.last_end + PAUSE_SECONDS:
+            self.rested, self.probe.tiny = True, TINY_RESTED_SECONDS
 
     def end(self, fn: Any) -> None:
         """Nothing more will come. One line for who listens to the logger "parmap"."""
-        self._ended = perf_counter()
-        logging = loaded("logging")  # a program that never imported it does not listen
-        if logging is not None and not sys.is_finalizing():
-            logger = logging.getLogger("parmap")
-            if logger.isEnabledFor(logging.DEBUG):
-                logger.debug("%s: %s", short_repr(fn), "; ".join(str(self).splitlines()))
+        self._ended = Report.last_end = perf_counter()
+        logger = _logger or _find_logger()
+        if logger is not None and logger.isEnabledFor(10) and not sys.is_finalizing():
+            logger.debug("%s: %s", short_repr(fn), "; ".join(str(self).splitlines()))
 
     def add(self, items: int, seconds: float = 0.0, cpu_seconds: float = 0.0) -> None:
         """Count items of workers. Waiting takes as long alone; computing takes what it used of a
@@ -124,7 +131,7 @@ class Report:
         """How much longer items took in workers than here, if enough ran to tell."""
         here, away = self.probe.items, self._items_away
         if here and away > 2 * self.workers and self._seconds_computing > self._seconds_waiting:
-            from parmap._costs import MOST_CROWDING, measured
+            from parmap._machine import MOST_CROWDING, measured
 
             ratio = self._seconds_computing / away / (self.probe.seconds / here)
             measured(crowding=min(max(ratio, 1.0), MOST_CROWDING))
@@ -146,3 +153,14 @@ class Report:
         if self.worker_deaths:
             lines.append(f"{self.worker_deaths} workers died")
         return "\n".join(lines)
+
+
+_logger: Any = None
+
+
+def _find_logger() -> Any:
+    """A program that never imported logging does not listen."""
+    global _logger
+    if (logging := loaded("logging")) is not None:
+        _logger = logging.getLogger("parmap")  # 20 us on cold caches
+    return _logger

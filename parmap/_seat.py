@@ -15,6 +15,7 @@ import signal
 import struct
 import sys
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -172,12 +173,12 @@ def watch_caller(caller: Any) -> None:
     fcntl.fcntl(caller, set_signal, signal.SIGKILL)
     flags = fcntl.fcntl(caller, fcntl.F_GETFL)
     fcntl.fcntl(caller, fcntl.F_SETFL, flags | os.O_ASYNC)
-    if speaks(caller, 0):  # it was gone before we asked to be told
+    if readable([caller], 0):  # it was gone before we asked to be told
         leave()
 
 
 def _wait_for_orphanhood(caller: Any) -> None:
-    speaks(caller, None)
+    readable([caller], None)
     leave()
 
 
@@ -186,14 +187,15 @@ def leave() -> None:
     os._exit(1)
 
 
-def speaks(pipe: Any, seconds: float | None) -> bool:
-    """Whether a pipe has something to read, or has ended, or does within the time."""
+def readable(sources: Iterable[Any], seconds: float | None) -> bool:
+    """Whether one of these has something to read, or has ended, or does within the time."""
     if sys.platform == "win32":
         from multiprocessing.connection import wait
 
-        return bool(wait([pipe], seconds))
+        return bool(wait(list(sources), seconds))
     poll = select.poll()
-    poll.register(pipe, select.POLLIN)
+    for source in sources:
+        poll.register(source, select.POLLIN)
     return bool(poll.poll(None if seconds is None else seconds * 1000))
 
 

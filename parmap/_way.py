@@ -9,8 +9,8 @@ from _thread import RLock
 from contextlib import suppress
 from time import perf_counter
 
-from parmap._call import DEFAULT, NO_WORKERS, TINY_SECONDS, Call, warn
-from parmap._inputs import Slices, inputs_of
+from parmap._call import DEFAULT, NO_WORKERS, Call, warn
+from parmap._inputs import SLICED, Slices, inputs_of
 from parmap._known import seconds_of
 from parmap._loaded import loaded
 from parmap._outcome import handed_out, nested, stopped
@@ -34,9 +34,13 @@ def way_of(
     report: Report,
 ) -> Iterator[Iterator[Any]]:
     """The batches of results of a call. A generator, so nothing runs before the first `next`."""
+    if settings is DEFAULT and len(iterables) == 1 and type(iterables[0]) in SLICED:
+        try:
+            return _short_way(fn, mapper, iterables[0], len(iterables[0]), report)
+        except OverflowError:
+            pass  # a range of more than 2**63 has no len
     call = Call(fn, mapper, inputs_of(iterables, settings.strict), settings)
-    short = settings is DEFAULT and type(call.inputs) is Slices
-    return (_short_way if short else _whole_way)(call, report)
+    return _whole_way(call, report)
 
 
 class InTurns:
@@ -56,45 +60,60 @@ class InTurns:
             return next(self._batches)
 
 
-def _short_way(call: Call, report: Report) -> Iterator[Iterator[Any]]:
+def _short_way(
+    fn: Callable[..., Any], mapper: Mapper, items: Sequence[Any], left: int, report: Report
+) -> Iterator[Iterator[Any]]:
     """The first millisecond of a list, a tuple or a range, as `run_here` would run it. In one
     piece: on cold caches each function that is entered costs a microsecond; most calls end here."""
     report.start()
-    inputs, probe, size, before = call.inputs, report.probe, 1, None
+    probe, size, done, before = report.probe, 1, 0, None
     batch: Sequence[Any] = ()
     values: list[Any] = []
     errors: list[BaseException] = []
-    left = inputs.left() or 0
-    short = seconds_of(call.fn, left) < TINY_SECONDS
+    short = seconds_of(fn, left) < probe.tiny
     if short and left > 2:  # else there is nothing to share
         before = clocks()
-    while short and probe.seconds < BATCH_SECONDS and (batch := inputs.cut(size)):
+    while short and probe.seconds < BATCH_SECONDS and (batch := items[done : done + size]):
         values = []
         began = perf_counter()
         try:
-            values.extend(call.mapper(call.fn, batch))
+            values.extend(mapper(fn, batch))
             if len(values) < len(batch):
                 errors.append(stopped())
         except BaseException as error:
             del values[len(batch) - 1 :]  # see `run_batch`
             errors.append(error)
         seconds = perf_counter() - began
+        done += len(batch)
         count = len(values) + len(errors)
         probe.items += count
         probe.seconds += seconds
         probe.each = seconds / count
         if errors:
-            yield from run_failed(call, probe, errors, batch, values)
             break
         if before is not None and seconds > BUSY_SECONDS:
             probe.look(seconds, before)
-            _foresee(probe, call, left - 1)
+            _foresee(fn, probe, left - 1)
             if probe.dear(left - 1):
                 probe.weigh(batch, values)
         before, batch = None, ()
         yield handed_out(values)
         size = int(min(16 * size, BATCH_SECONDS / (probe.each or 1e-9))) or 1
-    if inputs.finished:
+    if done < len(items) or errors:
+        call = Call(fn, mapper, Slices(items, done), DEFAULT)
+        batch = list(batch)  # which can be emptied
+        yield from _go_on(call, report, errors, batch, values)
+    else:
+        _end(fn, report)
+
+
+def _go_on(
+    call: Call, report: Report, errors: list[BaseException], batch: list[Any], values: list[Any]
+) -> Iterator[Iterator[Any]]:
+    """Where the short way was too short, or ended with an item that raised."""
+    if errors:
+        yield from run_failed(call, report.probe, errors, batch, values)
+    if call.inputs.finished:
         _end(call.fn, report)
     else:
         yield from _whole_way(call, report)
@@ -105,23 +124,22 @@ def _short_way(call: Call, report: Report) -> Iterator[Iterator[Any]]:
 EARLY_SECONDS = 80e-3
 
 
-def _foresee(probe: Probe, call: Call, left: int) -> None:
+def _foresee(fn: Callable[..., Any], probe: Probe, left: int) -> None:
     """In the first long call, have the fork server boot while the rooms of a decision are loaded
     and items are weighed, which takes as long. Who hires workers tells what is wrong with that."""
-    s, rest = call.settings, left * probe.each
+    rest = left * probe.each
     if probe.seconds < BATCH_SECONDS or rest < EARLY_SECONDS or loaded("parmap._pool") or nested():
         return
-    if s.executor is None and s.mp_context is None and s.parallel is None:
-        from parmap._quiet import interrupts_deferred
+    from parmap._quiet import interrupts_deferred
 
-        with interrupts_deferred(), suppress(OSError, ImportError, RuntimeError):
-            from parmap import _imports, _processes
+    with interrupts_deferred(), suppress(OSError, ImportError, RuntimeError):
+        from parmap import _imports, _processes
 
-            if rest < EARLY_SECONDS + _imports.import_seconds(call.fn, warm=False):
-                return
-            if _processes.default_method() == "forkserver":
-                _processes.start_server()
-            from parmap import _pool  # noqa: F401  (which ends it at exit)
+        if rest < EARLY_SECONDS + _imports.import_seconds(fn, warm=False):
+            return
+        if _processes.default_method() == "forkserver":
+            _processes.start_server()
+        from parmap import _pool  # noqa: F401  (which ends it at exit)
 
 
 def _end(fn: Callable[..., Any], report: Report) -> None:
@@ -133,12 +151,14 @@ def _whole_way(call: Call, report: Report) -> Iterator[Iterator[Any]]:
     """First here, then perhaps in workers, what they cannot do here again."""
     report.start()
     probe = report.probe
-    if call.plain:
+    if call.plain(probe.tiny):
         yield from run_here(call, probe, probe.brief)
         if call.inputs.finished:
             _end(call.fn, report)
             return
-    _foresee(probe, call, call.inputs.left() or 0)
+    s = call.settings
+    if s.executor is None and s.mp_context is None and s.parallel is None:
+        _foresee(call.fn, probe, call.inputs.left() or 0)
     try:
         from parmap._decision import Decision
     except OSError as error:  # not even a descriptor left to read it with
@@ -154,6 +174,7 @@ def _whole_way(call: Call, report: Report) -> Iterator[Iterator[Any]]:
         yield from decision.run_here()
         if decision.parallel:
             yield from decision.run_in_workers()
-            yield from decision.run_here()  # only where workers were lost to the call
+            if not call.inputs.finished:  # workers were lost to the call
+                yield from decision.run_here()
     finally:
         decision.close(sys.exc_info()[1])

@@ -37,7 +37,7 @@ from parmap._seat import (
     READY,
     STARTED,
     leave,
-    speaks,
+    readable,
     take_seat,
     watch_caller,
 )
@@ -114,7 +114,7 @@ class _Office:
     def receive(self) -> Job | Work | Over | None:
         """The next message; None at the end: the caller is gone, or idles."""
         try:
-            if not self._line.holds_more() and not speaks(self._line, self.hello.idle_seconds):
+            if not self._line.holds_more() and not readable([self._line], self.hello.idle_seconds):
                 return None
             message = read(open_frame(self._line.receive()))
         except (EOFError, OSError):  # fn may have closed what it found open

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from parmap import Crossover, _costs, _known, _machine, _plan, crossover, pmap, shutdown
+from parmap import Crossover, _known, _machine, _plan, _report, crossover, pmap, shutdown
 from parmap._engine import LocalEngine
 
 
@@ -23,13 +23,13 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The file of a cache directory of its own, which does not exist yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     forget()
-    yield Path(_costs._path())
+    yield Path(_machine._path())
     forget()
 
 
 def forget() -> None:
     """As in a new process."""
-    _costs._costs, _costs._written_at = None, -math.inf
+    _machine._costs, _machine._written_at = None, -math.inf
     _known._functions.clear()
     _known.missed = 0.0
 
@@ -41,39 +41,72 @@ def written(file: Path, text: str) -> None:
 
 def test_without_a_file_the_built_in_costs_hold(file: Path) -> None:
     assert not file.exists()
-    assert [*_costs.costs()] == [*_costs.Costs()]
+    assert [*_machine.costs()] == [*_machine.Costs()]
 
 
 def test_what_was_measured_is_there_in_the_next_process(file: Path) -> None:
-    _costs.measured(boot=0.01)
-    _costs.remember()
-    code = "from parmap import _costs; print(repr(_costs.costs().boot))"
+    _machine.measured(boot=0.01)
+    _machine.remember()
+    code = "from parmap import _machine; print(repr(_machine.costs().boot))"
     told = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60
     )
-    assert (float(told.stdout), told.stderr) == (_costs.costs().boot, "")
-    assert 0.01 < _costs.costs().boot < _costs.Costs().boot
+    assert (float(told.stdout), told.stderr) == (_machine.costs().boot, "")
+    assert 0.01 < _machine.costs().boot < _machine.Costs().boot
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
 def test_nothing_is_written_where_nothing_was_measured(file: Path) -> None:
-    _costs.remember()
+    _machine.remember()
     assert not file.exists()
 
 
 def test_one_wild_measurement_changes_little(file: Path) -> None:
-    _costs.measured(boot=1000.0, call=0.0)
-    assert _costs.costs().boot < 2 * _costs.Costs().boot
-    assert _costs.costs().call > _costs.Costs().call / 2
+    _machine.measured(boot=1000.0, call=0.0)
+    assert _machine.costs().boot < 2 * _machine.Costs().boot
+    assert _machine.costs().call > _machine.Costs().call / 2
+
+
+def test_a_call_after_a_pause_tells_what_waking_costs(file: Path) -> None:
+    """And not that all calls take as long: with those that follow each other at once, they do not."""
+    _machine.called(10e-3, rested=True)
+    first = _machine.costs()
+    assert first.wake > _machine.Costs().wake
+    assert first.call == _machine.Costs().call
+    _machine.called(10e-3, rested=False)
+    assert _machine.costs().call > first.call
+    assert _machine.costs().wake == first.wake
+
+
+@pytest.mark.parametrize(("pause", "rested"), [(0.0, True), (math.inf, False)])
+def test_a_call_knows_whether_there_was_one_just_before(
+    monkeypatch: pytest.MonkeyPatch, pause: float, rested: bool
+) -> None:
+    """Workers are quick to answer then, and a plan may count on it."""
+    monkeypatch.setattr(_report, "PAUSE_SECONDS", pause)
+    list(pmap(abs, [1]))
+    later = pmap(abs, [1])
+    list(later)
+    assert later.report.rested == rested
+
+
+def test_memory_is_looked_at_only_for_new_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it says is read from files, which takes as long as a short call on warm workers."""
+    shutdown()
+    asked = []
+    monkeypatch.setattr(_machine, "available_bytes", lambda: asked.append(1))
+    options = {"parallel": True, "max_workers": 1}
+    assert list(pmap(abs, [-1], **options)) == list(pmap(abs, [-1], **options)) == [1]
+    assert asked == [1]
 
 
 def test_less_counts_for_more_than_more_does(file: Path) -> None:
     """What else runs on a machine only ever adds to a measurement."""
     for _ in range(5):
-        _costs.measured(boot=0.045)
+        _machine.measured(boot=0.045)
     for _ in range(5):
-        _costs.measured(boot=0.030)
-    assert _costs.costs().boot < 0.032
+        _machine.measured(boot=0.030)
+    assert _machine.costs().boot < 0.032
 
 
 @pytest.mark.parametrize(("item", "started"), [(5e-3, True), (5e-6, False)])
@@ -105,49 +138,49 @@ def test_a_boot_took_as_long_as_the_worker_says(file: Path) -> None:
     engine = LocalEngine.__new__(LocalEngine)
     engine._initializes, engine._booting, engine._began = False, True, 7.0
     engine._queues = {Worker(): deque()}  # type: ignore[dict-item]
-    before = _costs.costs().boot
+    before = _machine.costs().boot
     assert not engine.booting
-    share = _costs.LEARNING_MORE
-    assert _costs.costs().boot == pytest.approx(before + share * (0.06 - before))
+    share = _machine.LEARNING_MORE
+    assert _machine.costs().boot == pytest.approx(before + share * (0.06 - before))
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "not numbers", "V 2 3", "V nan 1 1 1 1 1", "V -1 1 1 1 1 1", "V 1 1 1 1 1 1 1 1",
-     "99 0.1 0.1 0.1 0.1 0.1 1", "V 1e9 1 1 1 1 1", "\0" * 100],
+    ["", "not numbers", "V 2 3", "V nan 1 1 1 1 1 1", "V -1 1 1 1 1 1 1", "V 1 1 1 1 1 1 1 1 1",
+     "99 0.1 0.1 0.1 0.1 0.1 0.1 1", "V 1e9 1 1 1 1 1 1", "\0" * 100],
 )  # fmt: skip
 def test_a_broken_file_is_as_none(file: Path, text: str) -> None:
-    written(file, text.replace("V", str(_costs._VERSION)))
-    assert [*_costs.costs()] == [*_costs.Costs()]
+    written(file, text.replace("V", str(_machine._VERSION)))
+    assert [*_machine.costs()] == [*_machine.Costs()]
 
 
 def test_an_old_file_is_as_none(file: Path) -> None:
-    written(file, f"{_costs._VERSION} 0.1 0.1 0.1 0.1 0.1 1")
-    assert _costs.costs().boot == 0.1
-    old = time.time() - _costs.FILE_SECONDS - 1
+    written(file, f"{_machine._VERSION} 0.1 0.1 0.1 0.1 0.1 0.1 1")
+    assert _machine.costs().boot == 0.1
+    old = time.time() - _machine.FILE_SECONDS - 1
     os.utime(file, (old, old))
     forget()
-    assert [*_costs.costs()] == [*_costs.Costs()]
+    assert [*_machine.costs()] == [*_machine.Costs()]
 
 
 def test_a_place_that_cannot_be_written_is_no_error(file: Path) -> None:
     """Not even root can make a directory below a file."""
     file.parent.parent.write_text("in the way")
-    _costs.measured(boot=0.05)
-    _costs.remember()
+    _machine.measured(boot=0.05)
+    _machine.remember()
     assert not file.exists()
 
 
 def test_processes_that_write_at_once_leave_one_whole_file(file: Path) -> None:
     code = """if True:
-        from parmap import _costs
+        from parmap import _machine
         for _ in range(200):
-            _costs.measured(boot=0.05)
-            _costs.remember()
+            _machine.measured(boot=0.05)
+            _machine.remember()
     """
     writers = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(4)]
     assert [writer.wait(60) for writer in writers] == [0] * 4
-    assert _costs._read(str(file)) is not None
+    assert _machine._read_costs(str(file)) is not None
     assert [path.name for path in file.parent.iterdir()] == [file.name]
 
 
@@ -272,7 +305,7 @@ def test_many_short_calls_get_workers_as_one_long_one_does(file: Path) -> None:
     """Each alone would not pay for a start; what they missed adds up, and then it is paid."""
     facts = _plan.Facts(
         done=1, left=1000, seconds_per_item=20e-6, busy=1.0, transfer_per_item=0.0,
-        costs=_costs.Costs(), warm=0, cores=2,
+        costs=_machine.Costs(), warm=0, cores=2,
     )  # fmt: skip
     assert not _plan.make_plan(facts).parallel
     assert _plan.make_plan(facts._replace(missed=1.0)).parallel
@@ -299,10 +332,10 @@ def test_the_command_tells_thresholds_and_remembers_what_it_measured(file: Path)
     assert told.stderr == ""
     for word in ("workers:", "start method:", "each chunk", "later calls", "items"):
         assert word in told.stdout
-    found = _costs._read(str(file))
+    found = _machine._read_costs(str(file))
     assert found is not None
-    assert found.call != _costs.Costs().call
-    assert found.boot != _costs.Costs().boot
+    assert found.call != _machine.Costs().call
+    assert found.boot != _machine.Costs().boot
 
 
 def test_a_crossover_is_a_table_with_the_crossing_marked() -> None:

@@ -26,7 +26,7 @@ import pytest
 from conftest import started_executor
 from waiting import eventually
 
-from parmap import WorkerDied, _costs, _plan, pmap, pstarmap
+from parmap import WorkerDied, _machine, _plan, pmap, pstarmap
 from parmap._executors import facts_of
 
 KINDS = ["threads", "processes", "pool", "thread_pool", "interpreters", "loky", "multiprocess"]
@@ -215,7 +215,7 @@ def test_threads_share_waiting_and_not_computing(busy, parallel):
     executor = started_executor("threads")
     facts = _plan.Facts(
         done=1, left=1000, seconds_per_item=0.01, busy=busy, transfer_per_item=0.0,
-        costs=_costs.Costs(), warm=0, cores=2,
+        costs=_machine.Costs(), warm=0, cores=2,
     )  # fmt: skip
     assert eventually(lambda: facts_of(executor, facts).warm == 2, LIMIT)
     assert _plan.make_plan(facts_of(executor, facts)).parallel == parallel
@@ -255,6 +255,7 @@ def test_chunks_are_worth_what_they_cost():
     assert _plan.chunk_size(1e-3, 200, 2, chunk_cost=4e-3) == 50
     assert _plan.chunk_size(1e-3, 4, 2, chunk_cost=4e-3) == 4
     assert _plan.chunk_size(1e-3, 4, 2) == 1
+    assert _plan.chunk_size(1e-6, 60, 2) >= 60  # a message more would cost as much as they do
     assert _plan.depths(100, 1e-3, None, 2, chunk_cost=4e-3) == (2, 2)
     assert _plan.depths(100, 1e-3, None, 2) == (1, 1)
 

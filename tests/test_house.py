@@ -47,7 +47,6 @@ ROOMS = [
     "_call",
     "_imports",
     "_plan",
-    "_costs",
     "_known",
     "_machine",
     "_inputs",
@@ -58,7 +57,6 @@ ROOMS = [
     "_outcome",
     "_transport",
     "_files",
-    "_carry",
     "_place",
     "_state",
     "_quiet",
@@ -74,7 +72,6 @@ CALLERS = {
     "_flow",
     "_window",
     "_reasons",
-    "_costs",
     "_known",
     "_engine",
     "_briefing",
@@ -93,7 +90,7 @@ CALLERS = {
 
 # The rooms where each of these may be known; nothing else that is not of the standard library is.
 THIRD_PARTIES = {
-    "cloudpickle": {"_carry", "_carriers", "_zygote"},
+    "cloudpickle": {"_transport", "_carriers", "_zygote"},
     "tqdm": {"_progress"},
     "matplotlib": {"_crossover"},
     "multiprocessing": {"_processes", "_seat", "_handle", "_worker", "_place"},
@@ -107,7 +104,7 @@ PLATFORMS = {
     "_worker",
     "_transport",
     "_files",
-    "_costs",
+    "_machine",
 }
 
 OPTIONS = list(_call.Settings.__annotations__)
@@ -208,7 +205,7 @@ def test_a_call_that_is_over_at_once_loads_no_room_of_a_decision() -> None:
     """
     loaded = in_a_new_interpreter(program)
     assert "parmap._probe" in loaded
-    rooms = ("_decision", "_plan", "_costs", "_machine", "_progress", "_failure", "_transport")
+    rooms = ("_decision", "_plan", "_machine", "_progress", "_failure", "_transport")
     assert [room for room in rooms if f"parmap.{room}" in loaded] == []
     assert [name for name in ("typing", "re", "threading", "dataclasses") if name in loaded] == []
 

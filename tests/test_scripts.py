@@ -754,7 +754,7 @@ def test_the_first_calls_of_a_program_may_be_made_by_eight_threads(
     assert eventually(lambda: not place.processes())
 
 
-ROOMS_ON_THE_WAY = ["_decision", "_processes", "_engine", "_flow", "_transport", "_carry"]
+ROOMS_ON_THE_WAY = ["_decision", "_processes", "_engine", "_flow", "_transport"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ import numpy
 import pytest
 
 from parmap import (
-    _costs,
     _failure,
     _imports,
     _known,
@@ -124,7 +123,7 @@ def test_python_cpu_count_overrides_all(monkeypatch: pytest.MonkeyPatch) -> None
 
 FACTS = _plan.Facts(
     done=10, left=1000, seconds_per_item=0.01, busy=1.0, transfer_per_item=0.0,
-    costs=_costs.Costs(), warm=2, cores=2,
+    costs=_machine.Costs(), warm=2, cores=2,
 )  # fmt: skip
 
 
@@ -136,9 +135,11 @@ FACTS = _plan.Facts(
         ({"pinned": True}, 3, True),
         ({"cores": 1}, 4, False),
         ({"transfer_per_item": 0.02}, 5, False),
-        ({"warm": 0, "costs": _costs.Costs(boot=60.0)}, 5, False),
+        ({"warm": 0, "costs": _machine.Costs(boot=60.0)}, 5, False),
         ({"warm": 0, "left": 4}, 5, False),
         ({"busy": 2.0, "warm": 0, "left": 20}, 5, False),
+        ({"left": 2, "seconds_per_item": 2e-3, "rested": True}, 5, False),
+        ({"left": 2, "seconds_per_item": 2e-3}, 6, True),
         ({"warm": 0, "left": 4, "missed": 1.0}, 6, True),
         ({}, 6, True),
         ({"left": None, "done": 1000}, 6, True),
