@@ -28,8 +28,7 @@ One call, front to back, by the rooms it goes through:
         _failure    an exception on its way back
         _remote     the same in a worker of somebody else's
       ========================= process wall ===========================
-      7 _window     unpack, put in order, hand out;
-                    _reasons why something could not be done
+      7 _window     unpack, put in order, hand out
       8 _progress   one tick per finished item; _report tells it all
 
 `python -m parmap` is __main__; `crossover` has a room beside the corridor.

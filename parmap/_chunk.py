@@ -1,4 +1,5 @@
-"""What goes between the flow and an engine: chunks one way, events the other."""
+"""What goes between the flow and an engine: chunks one way, events the other; and what they say of
+that which could not be done, in words and as the error that an item or a caller gets."""
 
 from __future__ import annotations
 
@@ -7,8 +8,9 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
-from parmap._failure import Failure
-from parmap._messages import Answer
+from parmap._failure import Failure, rebuild
+from parmap._messages import Answer, Refusal
+from parmap._state import Facts, differences
 from parmap._transport import Parcel
 
 _numbers = count(1)
@@ -119,3 +121,50 @@ class Engine(Protocol):
     def running_items(self) -> int:
         """Items done of chunks not yet answered."""
         return 0
+
+
+# ------------------------------------------------------------------ why something could not be done
+
+
+def died(exitcode: int | None) -> Callable[[int], BaseException]:
+    from parmap.errors import WorkerDied  # 4 ms, for concurrent.futures imports logging
+
+    return lambda index: WorkerDied.of_item(index, exitcode)
+
+
+def overdue(limit: float) -> Callable[[int], BaseException]:
+    return lambda index: TimeoutError(
+        f"item {index} took longer than task_timeout={limit:g} s, and its worker was ended. The "
+        "other items are not affected; a larger task_timeout= gives it longer, `retries=` another "
+        "try, `return_exceptions=True` puts this error in its place."
+    )
+
+
+def why_refused(refusal: Refusal, facts: Facts) -> tuple[str, BaseException]:
+    """The reason in words, and the error for a caller who insists on workers."""
+    if refusal.failure is None:  # the facts differ
+        told = differences(facts, refusal.facts or {})
+        reason = (
+            f"workers import modules afresh and would not see state that was set at run time: "
+            f"{told}. Pass it as an argument or with initializer=, or use mp_context='fork'"
+        )
+        return reason, RuntimeError(reason)
+    error = rebuild(refusal.failure)
+    if refusal.what == "function":
+        error.add_note("parmap: raised by a worker that loads the mapped function")
+        return f"a worker cannot load the mapped function: {refusal.failure.summary}", error
+    error.add_note("parmap: raised by the initializer in a worker")
+    return f"the initializer failed: {refusal.failure.summary}", error
+
+
+def cannot_send(chunk: Chunk, why: BaseException) -> BaseException:
+    error = TypeError(
+        f"item {chunk.start} cannot be sent to a worker: {type(why).__name__}: {why}. "
+        "Pass something that pickles, or parallel=False."
+    )
+    error.__cause__ = why
+    return error
+
+
+def cannot_load(what: str, index: int, why: str) -> BaseException:
+    return TypeError(f"the {what} {index} pickles but does not load on the other side: {why}")

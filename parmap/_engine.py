@@ -11,12 +11,11 @@ from collections.abc import Callable
 from parmap import _machine, _messages, _pool, _seat
 from parmap._briefing import Briefing
 from parmap._call import Call
-from parmap._chunk import Chunk, Event, Lost, Part, Refused, Unavailable
+from parmap._chunk import Chunk, Event, Lost, Part, Refused, Unavailable, died, overdue, why_refused
 from parmap._files import unlink
 from parmap._handle import Watch, Worker
 from parmap._processes import refusal
 from parmap._quiet import interrupts_deferred
-from parmap._reasons import died, overdue, why_refused
 from parmap._transport import Parcel, pack
 
 # Workers that may die before they run anything, one after the other, beside those the call began

@@ -13,13 +13,12 @@ from typing import Any
 
 from parmap import _carriers, _remote
 from parmap._call import Call
-from parmap._chunk import Chunk, Engine, Event, Lost, Part, Refused, Unavailable
+from parmap._chunk import Chunk, Engine, Event, Lost, Part, Refused, Unavailable, died
 from parmap._failure import Failure
 from parmap._machine import Costs
 from parmap._messages import Answer
 from parmap._outcome import UNTRUSTED
 from parmap._plan import Facts
-from parmap._reasons import died
 from parmap._transport import Parcel
 from parmap.errors import WorkerDied
 

@@ -12,11 +12,20 @@ from typing import Any
 
 from parmap import _machine, _plan
 from parmap._call import Call, warn
-from parmap._chunk import Chunk, Engine, Lost, Outcome, Part, Refused, Unavailable
+from parmap._chunk import (
+    Chunk,
+    Engine,
+    Lost,
+    Outcome,
+    Part,
+    Refused,
+    Unavailable,
+    cannot_load,
+    cannot_send,
+)
 from parmap._outcome import UNTRUSTED, run_batch
 from parmap._probe import BATCH_SECONDS
 from parmap._progress import Progress
-from parmap._reasons import cannot_load, cannot_send
 from parmap._report import Report
 from parmap._transport import Parcel
 from parmap._window import Window
@@ -26,9 +35,9 @@ from parmap._window import Window
 MOST_AHEAD = 50_000
 MOST_BYTES_AHEAD = 128 * 2**20
 
-# Items of them for each worker at first. Two more come with each result handed out, and it doubles
-# in each TICK that workers wait for one slow item. An input of unknown length may be endless: five
-# results should cost a few dozen inputs.
+# Items of them for each worker at first, or what two chunks take. Two more come with each result
+# handed out, and it doubles in each TICK that workers wait for one slow item. An input of unknown
+# length may be endless: five results should cost a few dozen inputs.
 FIRST_AHEAD = 4096
 FIRST_AHEAD_UNKNOWN = 8
 
@@ -59,7 +68,10 @@ class Flow:
         self._fed = False  # no worker has room, and nothing was heard since
         self._warned = False  # that items find no room
         self._drawing = False  # there is more to draw now, but it takes long
-        self._first_ahead = FIRST_AHEAD if call.inputs.left() else FIRST_AHEAD_UNKNOWN
+        self._first_ahead = FIRST_AHEAD_UNKNOWN
+        if call.inputs.left():
+            two = 2 * _plan.CHUNK_SECONDS / (self._each or 1.0)
+            self._first_ahead = max(FIRST_AHEAD, int(two))
         self._patience = 0  # how often the window was widened for one slow item
         self.unavailable: Unavailable | None = None
         # The caller goes on until a worker has answered, unless the user insists on workers.
@@ -158,6 +170,7 @@ class Flow:
         size = self._call.settings.chunksize
         if size is None:
             size = _plan.chunk_size(each, left, workers, self._bulk_each, cost) if each else 1
+            size = min(size, max(1, self._most_ahead() // (2 * workers)))  # two for each worker
         low, most = _plan.depths(size, each, left, workers, cost)
         return size, low, low if size * self._bulk_each > WAKE_BYTES else most
 
@@ -170,12 +183,15 @@ class Flow:
 
     def _space(self) -> int:
         """Items that may still go on their way; 0 or less while the window is full."""
-        window, workers = self._window, self._engine.workers
-        if len(window.chunks) >= workers and window.bytes_ahead > MOST_BYTES_AHEAD:
+        window = self._window
+        if len(window.chunks) >= self._engine.workers and window.bytes_ahead > MOST_BYTES_AHEAD:
             return 0
-        first = self._first_ahead * workers << self._patience
-        most = min(MOST_AHEAD, first + 2 * window.handed_out)
-        return (self._call.settings.buffersize or most) - window.ahead
+        return self._most_ahead() - window.ahead
+
+    def _most_ahead(self) -> int:
+        first = self._first_ahead * self._engine.workers << self._patience
+        most = min(MOST_AHEAD, first + 2 * self._window.handed_out)
+        return self._call.settings.buffersize or most
 
     def _cut(self, size: int) -> Chunk | None:
         """Draw a chunk, if the window has room and the input gives something."""

@@ -11,10 +11,9 @@ from errno import EMFILE, ENFILE
 from typing import Any
 
 from parmap._call import Settings
-from parmap._chunk import Chunk, Lost, Part
+from parmap._chunk import Chunk, Lost, Part, cannot_load
 from parmap._failure import Failure, rebuild
 from parmap._outcome import UNTRUSTED, emptying, note, raising
-from parmap._reasons import cannot_load
 from parmap._report import Report
 from parmap._transport import Parcel, unpack
 

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from parmap import Crossover, _known, _machine, _plan, _report, crossover, pmap, shutdown
+from parmap._chunk import Chunk, Event
 from parmap._engine import LocalEngine
+from parmap._handle import Worker
 
 
 @pytest.fixture
@@ -273,6 +275,33 @@ def test_workers_that_still_import_for_an_earlier_call_are_not_joined_by_others(
         heavy.gate.touch()
     assert (first.report.mode, second.report.mode) == ("parallel", "serial")
     assert second.report.reason == "workers that an earlier call began are not ready yet"
+
+
+def test_cheap_items_are_shared_from_the_first_chunk_on(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What may be ahead of the consumer is not all given to one worker while the other waits."""
+    done: list[object] = []
+    send, wait = LocalEngine.send, LocalEngine.wait
+
+    def sent(engine: LocalEngine, chunk: Chunk, worker: Worker) -> None:
+        done.append(worker)
+        send(engine, chunk, worker)
+
+    def waited(engine: LocalEngine, seconds: float | None) -> list[Event]:
+        done.append("waited")
+        return wait(engine, seconds)
+
+    list(pmap(abs, range(4), parallel=True, max_workers=2))
+    _known.keep(abs, _known.Known(1e-6, 1.0, 0.0))
+    monkeypatch.setattr(LocalEngine, "send", sent)
+    monkeypatch.setattr(LocalEngine, "wait", waited)
+    results = pmap(abs, range(1_000_000), max_workers=2)
+    assert sum(results) == sum(range(1_000_000))
+    assert results.report.items_here == 0
+    first = done[: done.index("waited")]
+    assert len(set(first)) == 2
+    assert {first.count(worker) for worker in first} == {2}  # and each has one ahead
 
 
 def test_lambdas_of_one_line_are_one_function(file: Path) -> None:

@@ -47,7 +47,7 @@ def texts(room: str, node: ast.AST) -> list[str]:
             return [text_of(each) for each in args] if SAYS.fullmatch(name) else []
         case ast.Assign(targets=[ast.Name(id=name)], value=value) if name in NAMED:
             return [text_of(value)]
-        case ast.Return(value=ast.Tuple(elts=elements)) if room == "_reasons":
+        case ast.Return(value=ast.Tuple(elts=elements)) if room == "_chunk":
             return [text_of(each) for each in elements]
     return []
 
