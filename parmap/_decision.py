@@ -39,10 +39,6 @@ LOOK_SECONDS = 0.5e-3
 # of clocks; larger leaves work here.
 DEARER = 1.1
 
-# How many times longer than moving it an item must take to be moved unweighed. Smaller trusts what
-# a few items weighed; larger weighs again, for 0.1 ms.
-NO_MATTER = 20
-
 
 class Decision:
     """What is decided for one call, while it runs."""
@@ -53,10 +49,14 @@ class Decision:
     _final = False  # nothing more will change the plan
     _next_look = SEEN_SECONDS  # seconds of items to be done before the next plan is made
     _serial_at = 0.0  # seconds of an item for which the last plan said serial
+    _loading = 0.0  # seconds that workers would have to import
 
     def __init__(self, call: Call, report: Report):
         self._call, self._report, self._probe = call, report, report.probe
         self._progress = Progress(call.settings.progress, call.inputs.total)
+        known = _known.known(call.fn)
+        if known is not None and known.looked > report.probe.looked:
+            report.probe.recall(known.busy, known.looked)
 
     @property
     def parallel(self) -> bool:
@@ -118,33 +118,21 @@ class Decision:
         if not _warm() and _coming():
             self._report.reason = "workers that an earlier call began are not ready yet"
             return True  # others beside them would be there later still
-        local = self._call.settings.executor is None  # where nothing else changes meanwhile
-        if local and left is not None and probe.each < self._serial_at:
-            return self._look_later()  # with fewer items left, the plan would say the same
-        probe.closer = not (probe.weighed or self._weighed_before()) or self._may_have_threads()
-        if probe.closer:
-            return True  # and come back when more is known
-        plan = self._make_plan(probe)
-        if not plan.parallel:
+        if left is None or probe.each >= self._serial_at:  # else the plan would say the same
+            probe.closer = not probe.weighed or self._may_have_threads()
+            if probe.closer:
+                return True  # and come back when more is known
+            plan = self._make_plan(probe)
+            if plan.parallel:
+                self._decide(plan)
+                return False
             if self._next_look == SEEN_SECONDS:  # the first reason is about most of the call
                 self._report.reason = plan.reason
             self._final = plan.case in (1, 4)
-            self._serial_at = DEARER * probe.each
-            return self._look_later()
-        self._decide(plan)
-        return False
-
-    def _look_later(self) -> bool:
-        done = self._probe.seconds
-        self._next_look = max(1.25 * done, done + LOOK_SECONDS)
-        return True
-
-    def _weighed_before(self) -> bool:
-        """Whether an earlier call shows that moving items is no matter, whatever they are."""
-        known, probe = _known.known(self._call.fn), self._probe
-        if known is None or probe.each < NO_MATTER * known.transfer:
-            return False
-        probe.trust(known)
+            if self._call.settings.executor is None and not self._loading:
+                self._serial_at = DEARER * probe.each  # nothing else will change
+        done = probe.seconds
+        self._next_look = max(1.25 * done, done + LOOK_SECONDS, done + self._loading)
         return True
 
     def _may_have_threads(self) -> bool:
@@ -157,7 +145,7 @@ class Decision:
         self._report.reason = plan.reason
 
     def _make_plan(self, items: _known.Known | Probe) -> Plan:
-        """The plan; what takes long to ask is asked only where workers are worth it otherwise."""
+        """What takes long to ask is asked only where workers are worth it otherwise."""
         facts = self._gather(items)
         plan = _plan.make_plan(facts)
         if not plan.parallel or self._call.settings.executor is not None:
@@ -165,10 +153,34 @@ class Decision:
         if plan.workers > facts.warm and (memory := _machine.available_bytes()) is not None:
             facts = facts._replace(memory_workers=max(1, memory // _machine.WORKER_BYTES))
         if plan.case == 6:
-            from parmap._imports import import_seconds
-
-            facts = facts._replace(loading=import_seconds(self._call.fn, _warm() > 0))
+            facts = self._with_imports(facts, plan.workers)
         return _plan.make_plan(facts)
+
+    def _with_imports(self, facts: Facts, workers: int) -> Facts:
+        """And what workers have to import. Where that alone keeps items here, the fork server does
+        it for them all, on a processor that is idle."""
+        from parmap import _imports
+
+        fn = self._call.fn
+        self._loading = _imports.import_seconds(fn, facts.warm > 0)
+        modules = _imports.installed(fn) if self._loading and workers >= facts.cores else None
+        if modules and self._method() == "forkserver":
+            from parmap import _pool, _processes  # noqa: F401  (the first ends the server at exit)
+
+            self._loading = max(0.0, self._loading - _processes.seconds_ahead(modules))
+            plan = _plan.make_plan(facts._replace(loading=self._loading))
+            if not facts.warm and not plan.parallel:
+                _processes.import_ahead(modules)
+        return facts._replace(loading=self._loading)
+
+    def _method(self) -> str:
+        """How workers begin."""
+        from parmap._quiet import interrupts_deferred
+
+        given = self._call.settings.mp_context
+        with interrupts_deferred():
+            from parmap._processes import default_method
+        return default_method() if given is None else start_method(given)
 
     def _gather(self, items: _known.Known | Probe) -> Facts:
         call = self._call
@@ -227,6 +239,7 @@ class Decision:
         self._report.start_method = self._engine.method
         if self._engine.booting:
             _machine.measured(start=time.perf_counter() - began)
+        if self._engine.booting or self._loading:
             _known.missed = 0.0
         from parmap._flow import Flow  # `_hire` has imported it
 
@@ -251,12 +264,11 @@ class Decision:
                 from parmap._executors import ExecutorEngine
             return ExecutorEngine(self._call)
         with interrupts_deferred():
-            from parmap import _processes
-
-            given = s.mp_context
-            method = _processes.default_method() if given is None else start_method(given)
+            method = self._method()
             if method == "forkserver":
-                _processes.start_server()  # it boots while the rest is imported
+                from parmap._processes import start_server
+
+                start_server()  # it boots while the rest is imported
             from parmap import _imports  # noqa: F401  (at the end no descriptor may be left)
             from parmap._engine import LocalEngine
         return LocalEngine(self._call, workers, _machine.usable_cores()[0], method)
@@ -300,18 +312,18 @@ class Decision:
         if self._flow is not None:
             if local:
                 self._report.learn_crowding()
-                if self._report.items > probe.items:
+                if self._report.chunks:  # who answers has loaded the function
                     from parmap._imports import imported
 
                     imported(fn)
             _machine.remember()
         seen = probe if probe.weighed else _known.known(fn)
         if each and seen is not None and not probe.obstacle:
-            _known.keep(fn, _known.Known(each, seen.busy, seen.transfer))
+            _known.keep(fn, _known.Known(each, seen.busy, seen.transfer, seen.looked))
         if self._flow is None and self._call.settings.parallel is None and not self._final:
             # With two workers, at the least; for items that use both already, nothing is certain.
             gain = probe.items * (each * (1.0 - max(1.0, probe.busy) / 2) - probe.transfer / 2)
-            if gain > _machine.Costs().call and local and not _warm():
+            if gain > _machine.Costs().call and local and (self._loading or not _warm()):
                 _known.missed += gain
 
 

@@ -114,8 +114,8 @@ class Flow:
     def _feed(self) -> None:
         engine, again = self._engine, self._window.again
         self._drawing = False
-        nothing = self._call.inputs.finished and not self._window.again
-        if self.unavailable is not None or (nothing and not self._helps):
+        nothing = self._call.inputs.finished and not again and not self._helps
+        if nothing or self.unavailable is not None:
             return
         if self._helps and not (self._own and self._own.left):
             self._own = self._next_own()  # before workers get later ones
@@ -265,7 +265,7 @@ class Flow:
             return
         if self._unanswered:  # workers take over from the caller
             self._unanswered = False
-            # What warm ones needed beside the work, if that was not data, is what a call costs.
+            # What warm ones needed beside work and data is what a call costs.
             if self._late and chunk.path is None:
                 _machine.called(perf_counter() - self._began - answer.seconds, self._report.rested)
             self._stop_helping()

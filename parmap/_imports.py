@@ -24,23 +24,37 @@ MOST_THINGS = 100
 _NOT_COUNTED = sys.stdlib_module_names | {"__main__", "__mp_main__", "parmap", "cloudpickle"}
 
 
-def packages(fn: Callable[..., Any]) -> frozenset[str]:
-    """The packages of others that a worker imports to have `fn`, as far as `fn` shows."""
+def modules(fn: Callable[..., Any]) -> frozenset[str]:
+    """The modules of others that a worker imports to have `fn`, as far as `fn` shows."""
     key = key_of(fn)
-    if key not in _packages:
-        if len(_packages) >= MOST_FUNCTIONS:
-            _packages.clear()
+    if key not in _modules:
+        if len(_modules) >= MOST_FUNCTIONS:
+            _modules.clear()
         found: set[str] = set()
         with suppress(*UNTRUSTED):  # objects may answer in a way of their own
-            found.update(name.partition(".")[0] for name in _modules(fn))
-        _packages[key] = frozenset(found - _NOT_COUNTED)
-    return _packages[key]
+            found.update(_modules_of(fn))
+        _modules[key] = frozenset(name for name in found if _package(name) not in _NOT_COUNTED)
+    return _modules[key]
 
 
-_packages: dict[Any, frozenset[str]] = {}  # of functions, by what they have in common
+_modules: dict[Any, frozenset[str]] = {}  # of functions, by what they have in common
 
 
-def _modules(fn: Any) -> Iterator[str]:
+def packages(fn: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(map(_package, modules(fn)))
+
+
+def installed(fn: Callable[..., Any]) -> set[str]:
+    """Those of its modules that are not the user's own, which may change."""
+    files = {name: getattr(sys.modules.get(name), "__file__", None) or "" for name in modules(fn)}
+    return {name for name, file in files.items() if "-packages" in file}
+
+
+def _package(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _modules_of(fn: Any) -> Iterator[str]:
     todo = [fn]
     for _ in range(MOST_THINGS):
         if not todo:
@@ -80,26 +94,21 @@ def import_seconds(fn: Callable[..., Any], warm: bool) -> float:
     """What workers, `warm` or new ones, take to import what `fn` needs."""
     if not warm:
         _in_workers.clear()
-    return seconds(packages(fn) - _in_workers)
-
-
-def seconds(names: frozenset[str]) -> float:
-    """What a process takes to import these, and what they import: as many modules as are here."""
-    some = len(sys.modules) // 50  # what comes by the way is no news
-    return _seconds(names, some) if names else 0.0
+    return _seconds(packages(fn) - _in_workers, len(sys.modules) // 50)
 
 
 @lru_cache(maxsize=16)
 def _seconds(names: frozenset[str], _: int) -> float:
+    """For these packages and those they import: as many modules of each as are here, by now."""
     of_package: dict[str, list[Any]] = {}
     for name, module in list(sys.modules.items()):
-        of_package.setdefault(name.partition(".")[0], []).append(module)
+        of_package.setdefault(_package(name), []).append(module)
     todo, found = list(names), set(names)
     while todo:
         for module in of_package.get(todo.pop(), ()):
             inside = list(getattr(module, "__dict__", {}).values())
             used = [value.__name__ for value in inside if type(value) is ModuleType]
-            new = {name.partition(".")[0] for name in used} - found - _NOT_COUNTED
+            new = set(map(_package, used)) - found - _NOT_COUNTED
             found |= new
             todo += new
     return MODULE_SECONDS * sum(len(of_package.get(name, ())) for name in found)

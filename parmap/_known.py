@@ -23,9 +23,10 @@ class Known:
     each: float
     busy: float
     transfer: float
+    looked: float
 
-    def __init__(self, each: float, busy: float, transfer: float):
-        self.each, self.busy, self.transfer = each, busy, transfer
+    def __init__(self, each: float, busy: float, transfer: float, looked: float = 0.0):
+        self.each, self.busy, self.transfer, self.looked = each, busy, transfer, looked
 
 
 # Seconds that calls would have saved, had workers been there. Above what a start costs, it is worth
@@ -49,17 +50,15 @@ def key_of(fn: Callable[..., Any]) -> Any:
 
 
 def known(fn: Callable[..., Any]) -> Known | None:
-    found = _functions.get(id(key_of(fn)))
+    code = getattr(fn, "__code__", None)  # `key_of` alone takes a microsecond longer
+    found = _functions.get(id(key_of(fn) if code is None else code))
     return None if found is None else found[1]
 
 
 def seconds_of(fn: Callable[..., Any], count: int) -> float:
     """What so many of its items took in an earlier call; 0 where nothing is known."""
-    if not _functions:
-        return 0.0
-    code = getattr(fn, "__code__", None)  # as `known`, without its microsecond on cold caches
-    found = _functions.get(id(key_of(fn) if code is None else code))
-    return 0.0 if found is None else found[1].each * count
+    found = known(fn) if _functions else None
+    return 0.0 if found is None else found.each * count
 
 
 def keep(fn: Callable[..., Any], found: Known) -> None:

@@ -124,11 +124,10 @@ def _read(folder: str, name: str) -> str:
 
 # ------------------------------------------------------------------ what workers cost
 #
-# Kept in the user's cache directory. Where that file is missing, old, broken or forbidden, the
-# built-in costs serve, and nobody is told.
+# Where the file of it is missing, old, broken or forbidden, the built-in costs serve.
 
 
-# Not a NamedTuple: typing takes 3 ms to import, in a call that may well stay serial.
+# Not a NamedTuple: typing takes 3 ms to import.
 class Costs:
     """Seconds that workers cost on this machine. The defaults are this project's own machine."""
 

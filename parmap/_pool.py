@@ -19,14 +19,13 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from parmap._files import Store, new_store
+from parmap._files import Store, end_sweeper, new_store, start_sweeper, sweep_after_the_dead
 from parmap._handle import Worker
 from parmap._messages import Hello
 from parmap._place import place
 from parmap._processes import end_server
 from parmap._quiet import filled_streams, interrupts_deferred
 from parmap._seat import close_end, keep_end, readable
-from parmap._sweep import end_sweeper, start_sweeper, sweep_after_the_dead
 
 # Seconds after which a worker without work ends itself. Smaller makes programs that call now and
 # then pay for starts (60 ms); larger keeps memory for nobody.
@@ -129,11 +128,13 @@ class Crew:
             return len(self._workers) - len(self._idle())
 
     def warm(self) -> int:
-        """Workers that could be leased at once, as far as one knows."""
-        free = self._free()
-        if free and time.monotonic() - free[-1].free_since > IDLE_SECONDS:
+        """Workers that could be leased at once."""
+        with self._lock:
+            idle = self._idle()
+        if idle and time.monotonic() - idle[-1].free_since > IDLE_SECONDS:
             self._lay_off(self._take_idle())
-        return sum(not worker.inflight for worker in self._free())
+            return 0
+        return len(idle)
 
     def coming(self) -> int:
         """Workers that still import what a call needed that is over."""

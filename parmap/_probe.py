@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 # consumer who stops early never sees.
 BATCH_SECONDS = 1e-3
 
-# Seconds of items that are run without a plan, and where there was no call for a while: no warm
-# worker has answered by then. Smaller costs short calls a plan, 0.3 ms on cold caches; larger
-# leaves work here.
+# Seconds of items that are run without a plan, also after a pause: no warm worker has answered by
+# then. Smaller costs short calls a plan, 0.3 ms on cold caches; larger leaves work here.
 TINY_SECONDS = 1e-3
 TINY_RESTED_SECONDS = 4e-3
 
@@ -107,9 +106,13 @@ class Probe:
 
     def trust(self, known: Known) -> None:
         """Take what an earlier call has weighed."""
-        self.busy, self.transfer, self.weighed = known.busy, known.transfer, True
-        self.looked = THREADS_SECONDS
-        self._used = [THREADS_SECONDS * share for share in (min(1.0, self.busy), self.busy, 1)]
+        self.transfer, self.weighed = known.transfer, True
+        self.recall(known.busy, THREADS_SECONDS)
+
+    def recall(self, busy: float, seconds: float) -> None:
+        """Go on from what earlier calls have seen, for so long, of processors in use."""
+        self.busy, self.looked = busy, min(seconds, THREADS_SECONDS)
+        self._used = [self.looked * share for share in (min(1.0, busy), busy, 1)]
 
     def look(self, seconds: float, before: tuple[float, float, int]) -> None:
         """What items used of processors, that took so many seconds from these clocks on."""

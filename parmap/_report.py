@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-# Seconds without a call after which workers are out of caches, and take long to wake. Smaller takes
-# a moment's work between calls for that; larger sends too little to workers that sleep.
+_logger: Any = None  # once logging is imported: a program that never does so does not listen
+
+# Seconds without a call after which workers take long to wake. Smaller takes a moment's work for a
+# pause; larger sends too little to workers that sleep.
 PAUSE_SECONDS = 10e-3
 
 
@@ -35,6 +37,7 @@ class Report:
         bytes_moved: pickled items and results that crossed to and from workers.
         seconds: from the first `next` until now or the end.
         worker_deaths: workers lost in this call.
+        rested: whether no call came just before; workers are slow to wake then.
         serial_seconds: what the items run so far would have taken one after the other, with the
             machine to themselves.
         speedup: serial_seconds over seconds; 1 for a serial call.
@@ -55,12 +58,12 @@ class Report:
     chunks: int = 0
     bytes_moved: int = 0
     worker_deaths: int = 0
+    rested: bool = False
 
     _items_away = 0
     _seconds_waiting = _seconds_computing = 0.0  # in workers
     _began = _ended = 0.0
     last_end: float = 0.0  # of the class: when a call of this process ended
-    rested: bool = False  # there was none for a while before this one
 
     def __init__(self) -> None:
         self.probe: Probe = Probe()
@@ -112,9 +115,11 @@ class Report:
     def end(self, fn: Any) -> None:
         """Nothing more will come. One line for who listens to the logger "parmap"."""
         self._ended = Report.last_end = perf_counter()
-        logger = _logger or _find_logger()
-        if logger is not None and logger.isEnabledFor(10) and not sys.is_finalizing():
-            logger.debug("%s: %s", short_repr(fn), "; ".join(str(self).splitlines()))
+        global _logger
+        if _logger is None and (logging := loaded("logging")) is not None:
+            _logger = logging.getLogger("parmap")  # which takes 20 us on cold caches
+        if _logger is not None and _logger.isEnabledFor(10) and not sys.is_finalizing():
+            _logger.debug("%s: %s", short_repr(fn), "; ".join(str(self).splitlines()))
 
     def add(self, items: int, seconds: float = 0.0, cpu_seconds: float = 0.0) -> None:
         """Count items of workers. Waiting takes as long alone; computing takes what it used of a
@@ -153,14 +158,3 @@ class Report:
         if self.worker_deaths:
             lines.append(f"{self.worker_deaths} workers died")
         return "\n".join(lines)
-
-
-_logger: Any = None
-
-
-def _find_logger() -> Any:
-    """A program that never imported logging does not listen."""
-    global _logger
-    if (logging := loaded("logging")) is not None:
-        _logger = logging.getLogger("parmap")  # 20 us on cold caches
-    return _logger

@@ -1,7 +1,8 @@
 """The fork server: a small process that has imported what workers need, and forks them.
 
-By one socket it hears a letter, and the numbers of a seat for each worker that is wanted, and tells
-who ended, and how. It reads no pickle. It removes what a caller leaves that is killed.
+By one socket it hears a letter, with the numbers of a seat for each worker that is wanted, or names
+of modules that they will need; and tells who ended, and how. It reads no pickle. It removes what a
+caller leaves that is killed.
 """
 
 from __future__ import annotations
@@ -12,11 +13,16 @@ import os
 import select
 import signal
 import socket
+import sys
 from contextlib import suppress
+from importlib import import_module
 
 import cloudpickle  # noqa: F401  (6 ms, in each worker that gets a function by value)
 
 from parmap import _worker
+from parmap._files import sweep_after
+from parmap._outcome import UNTRUSTED
+from parmap._place import thread_limits
 from parmap._seat import ENDED, close_numbers
 
 _NUMBERS = 4  # descriptors of a seat
@@ -30,8 +36,6 @@ def main(control: int) -> None:
     if numbers:
         _worker.main(*numbers)
     elif not word:
-        from parmap._sweep import sweep_after
-
         _end_workers()
         sweep_after(caller)
 
@@ -61,6 +65,9 @@ def _serve(line: socket.socket) -> tuple[bytes, list[int]]:
             _tell_who_ended(line)
         if line.fileno() in ready:
             word, numbers = _hear(line)
+            if word == b"i":
+                _import_ahead(line)
+                continue
             if word != b"w":
                 return word, []
             if _fork(line, numbers):
@@ -77,6 +84,19 @@ def _hear(line: socket.socket) -> tuple[bytes, list[int]]:
         return socket.recv_fds(line, 1, _NUMBERS)[:2]
     except ConnectionError:  # gone with something of ours unread
         return b"", []
+
+
+def _import_ahead(line: socket.socket) -> None:
+    """Once for all workers to come, on a processor that the caller has left idle."""
+    size = int.from_bytes(line.recv(4, socket.MSG_WAITALL), "big")
+    for name, limit in thread_limits(1).items():
+        os.environ.setdefault(name, limit)  # now, for numpy looks at its import
+    for name in line.recv(size, socket.MSG_WAITALL).decode().split():
+        with suppress(*UNTRUSTED):  # workers will meet it again, and tell
+            import_module(name)
+    if len(os.listdir("/proc/self/task")) > 1:  # nobody may fork who has threads: begin again
+        os.execv(sys.executable, sys.orig_argv)
+    gc.freeze()
 
 
 def _fork(line: socket.socket, numbers: list[int]) -> bool:

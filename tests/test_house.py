@@ -38,7 +38,6 @@ ROOMS = [
     "_handle",
     "_processes",
     "_zygote",
-    "_sweep",
     "_worker",
     "_remote",
     "_report",
