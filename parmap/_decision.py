@@ -130,7 +130,7 @@ class Decision:
                 self._report.reason = plan.reason
             self._final = plan.case in (1, 4)
             if self._call.settings.executor is None and not self._loading:
-                self._serial_at = DEARER * probe.each  # nothing else will change
+                self._serial_at = DEARER * probe.each
         done = probe.seconds
         self._next_look = max(1.25 * done, done + LOOK_SECONDS, done + self._loading)
         return True
