@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from parmap._flow import Flow
 
 # Seconds the rest must take before a cold start is thought of. Smaller reads the remembered costs,
-# for 0.2 ms, in calls that are over soon; no start was ever made up for in less.
+# for 0.2 ms; no start was ever made up for in less.
 WORTH_COLD = 30e-3
 
 # Seconds of items before the first plan. Smaller trusts those that ran on cold caches, ten times as
@@ -34,6 +34,10 @@ SEEN_SECONDS = 100e-6
 # Seconds of items between two plans, or a quarter of what was done. Smaller plans the same again,
 # for 40 us; larger leaves work here that got dearer.
 LOOK_SECONDS = 0.5e-3
+
+# How many times longer than moving it an item must take that is sent away unseen. Smaller believes
+# workers; larger runs one item here first.
+SEEN = 4
 
 # How many times dearer items must have become for another plan. Smaller plans again for the noise
 # of clocks; larger leaves work here.
@@ -84,11 +88,13 @@ class Decision:
         Where it does not, what this call's own items say counts alone."""
         s, left, known = self._call.settings, self._call.inputs.left(), _known.known(self._call.fn)
         if s.initializer is not None:
-            return  # it has to run here first, for here items may run as well
+            return  # it has to run here first
         if not _warm() and s.executor is None:
-            return  # a start is worth a first item, which says whether it still takes as long
+            return  # a start is worth a first item
         if known is None or left is None or left * known.each < self._worth():
             return
+        if known.each < SEEN * known.transfer:
+            return  # in workers it may have waited for memory
         plan = self._make_plan(known)
         if plan.parallel:
             self._probe.each = known.each
@@ -96,7 +102,7 @@ class Decision:
             self._decide(plan)
 
     def _worth(self) -> float:
-        """Seconds that must be left for a plan to be worth making: what a call waits for anyway."""
+        """Seconds that must be left for a plan to be worth making."""
         if self._call.settings.executor is not None:
             return WORTH_COLD
         if _warm():

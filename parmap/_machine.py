@@ -124,7 +124,7 @@ def _read(folder: str, name: str) -> str:
 
 # ------------------------------------------------------------------ what workers cost
 #
-# Where the file of it is missing, old, broken or forbidden, the built-in costs serve.
+# Where its file is missing, old or broken, the built-in costs serve.
 
 
 # Not a NamedTuple: typing takes 3 ms to import.

@@ -35,8 +35,8 @@ IDLE_SECONDS = 60.0
 # Smaller hires others beside them; larger costs more than that.
 DRAIN_SECONDS = 0.01
 
-# Seconds for which workers that import for a call that is over are expected to be there soon.
-# Smaller hires others that import as long; larger waits for who was stopped.
+# Seconds for which workers that import for a call that is over are expected. Smaller hires others
+# that import as long; larger waits for who was stopped.
 COMING_SECONDS = 30.0
 
 # Crews that are kept. Fewer would start workers anew for calls that alternate; more hold processes
@@ -44,7 +44,7 @@ COMING_SECONDS = 30.0
 MOST_CREWS = 4
 
 # Seconds that idle workers get to end by themselves. Smaller cuts short what fn registered with
-# atexit; larger makes every program's exit wait for a worker that is stuck.
+# atexit; larger makes every exit wait for a worker that is stuck.
 LEAVE_SECONDS = 0.5
 
 
@@ -128,18 +128,16 @@ class Crew:
             return len(self._workers) - len(self._idle())
 
     def warm(self) -> int:
-        """Workers that could be leased at once."""
-        with self._lock:
-            idle = self._idle()
-        if idle and time.monotonic() - idle[-1].free_since > IDLE_SECONDS:
-            self._lay_off(self._take_idle())
-            return 0
-        return len(idle)
+        """Workers that could be leased at once. A call that is dropped asks too, as above."""
+        self._take_idle(slice(0), wait=False)  # by which they are heard
+        free = self._free()
+        if free and time.monotonic() - free[-1].free_since > IDLE_SECONDS:
+            self._lay_off(self._take_idle(wait=False))
+        return sum(not worker.inflight for worker in self._free())
 
     def coming(self) -> int:
         """Workers that still import what a call needed that is over."""
-        with self._lock:
-            self._idle()
+        self._take_idle(slice(0))
         since = time.monotonic() - COMING_SECONDS
         late = [worker for worker in self._free() if worker.inflight and not worker.running]
         return sum(worker.free_since > since for worker in late)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-_logger: Any = None  # once logging is imported: a program that never does so does not listen
+_logger: Any = None  # a program that never imports logging does not listen
 
 # Seconds without a call after which workers take long to wake. Smaller takes a moment's work for a
 # pause; larger sends too little to workers that sleep.

@@ -58,6 +58,7 @@ def _serve(line: socket.socket) -> tuple[bytes, list[int]]:
     poll.register(line, select.POLLIN)
     poll.register(ended, select.POLLIN)
     gc.freeze()  # what is there now stays in pages that all workers share
+    _tell_who_ended(line)  # if this begins again
     while True:
         ready = dict(poll.poll())
         if ended in ready:
@@ -87,7 +88,7 @@ def _hear(line: socket.socket) -> tuple[bytes, list[int]]:
 
 
 def _import_ahead(line: socket.socket) -> None:
-    """Once for all workers to come, on a processor that the caller has left idle."""
+    """Once for all workers to come."""
     size = int.from_bytes(line.recv(4, socket.MSG_WAITALL), "big")
     for name, limit in thread_limits(1).items():
         os.environ.setdefault(name, limit)  # now, for numpy looks at its import

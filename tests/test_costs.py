@@ -8,6 +8,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -311,6 +312,18 @@ def test_workers_that_an_ended_call_began_serve_the_next(file: Path, tmp_path: P
     assert eventually(lambda: _pool.warm_workers() == 2, LIMIT)
 
 
+def test_a_dropped_call_waits_for_nobody_who_looks_for_workers(file: Path) -> None:
+    """It may be dropped by the garbage collector, in the middle of that."""
+    shutdown()
+    assert sum(pmap(abs, range(4), parallel=True, max_workers=1)) == 6
+    (crew,) = _pool._crews.values()
+    told: list[int] = []
+    asking = threading.Thread(target=lambda: told.append(crew.warm()), daemon=True)
+    with crew._lock:
+        asking.start()
+        assert eventually(lambda: told, LIMIT)
+
+
 def test_what_items_use_of_processors_is_told_from_call_to_call(file: Path) -> None:
     """No call may be long enough to tell by itself, and each would look at its items one by one."""
     fn = Heavy(Path())  # of which the type is known
@@ -400,6 +413,15 @@ def test_what_workers_would_import_for_too_long_is_imported_ahead(
     later = pmap(add, range(1000), max_workers=2, mp_context="forkserver")
     assert list(later) == [add(n) for n in range(1000)]
     assert later.report.mode == "parallel"
+
+
+def test_items_that_are_dear_to_move_are_seen_here_first(file: Path) -> None:
+    """What they took in workers may have been the moving."""
+    list(pmap(abs, range(4), parallel=True, max_workers=2))
+    _known.keep(abs, _known.Known(1.0, 1.0, 0.5))
+    results = pmap(abs, [-1] * 100, max_workers=2)
+    assert list(results) == [1] * 100
+    assert results.report.mode == "serial"
 
 
 def test_lambdas_of_one_line_are_one_function(file: Path) -> None:
