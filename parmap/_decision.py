@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 # for 0.2 ms; no start was ever made up for in less.
 WORTH_COLD = 30e-3
 
-# Seconds of items before the first plan. Smaller trusts those that ran on cold caches, ten times as
-# long; larger delays work that could be shared.
+# Seconds of items before the first plan. Smaller trusts what ran on cold caches; larger delays
+# work that could be shared.
 SEEN_SECONDS = 100e-6
 
 # Seconds of items between two plans, or a quarter of what was done. Smaller plans the same again,
@@ -302,7 +302,7 @@ class Decision:
         self._learn()
 
     def _close_engine(self, engine: LocalEngine | ExecutorEngine, interrupted: bool) -> None:
-        """After Ctrl-C nothing may go on in the background."""
+        """After Ctrl-C nothing may go on."""
         from parmap._quiet import interrupts_deferred
 
         with interrupts_deferred() as came:

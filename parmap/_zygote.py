@@ -93,7 +93,7 @@ def _import_ahead(line: socket.socket) -> None:
     for name, limit in thread_limits(1).items():
         os.environ.setdefault(name, limit)  # now, for numpy looks at its import
     for name in line.recv(size, socket.MSG_WAITALL).decode().split():
-        with suppress(*UNTRUSTED):  # workers will meet it again, and tell
+        with suppress(*UNTRUSTED):  # workers will tell
             import_module(name)
     if len(os.listdir("/proc/self/task")) > 1:  # nobody may fork who has threads: begin again
         os.execv(sys.executable, sys.orig_argv)
