@@ -444,7 +444,7 @@ def test_a_call_of_two_dear_items_counts_for_a_start(file: Path) -> None:
     """The first runs here and nothing is left to share; with workers there, it would have been."""
     shutdown()
     before = _known.missed
-    assert len(list(pmap(lambda n: sum(range(n)), [300_000] * 2))) == 2
+    assert len(list(pmap(lambda n: sum(range(n)), [1_000_000] * 2))) == 2
     assert _known.missed > before
     list(pmap(abs, range(4), parallel=True, max_workers=2))
     assert _known.missed == 0.0  # workers were started, so the next start is to be earned anew
