@@ -59,7 +59,7 @@ class Decision:
         self._call, self._report, self._probe = call, report, report.probe
         self._progress = Progress(call.settings.progress, call.inputs.total)
         known = _known.known(call.fn)
-        if known is not None and known.looked > report.probe.looked:
+        if known is not None and not report.probe.looked:
             report.probe.recall(known.busy, known.looked)
 
     @property
@@ -159,34 +159,10 @@ class Decision:
         if plan.workers > facts.warm and (memory := _machine.available_bytes()) is not None:
             facts = facts._replace(memory_workers=max(1, memory // _machine.WORKER_BYTES))
         if plan.case == 6:
-            facts = self._with_imports(facts, plan.workers)
-        return _plan.make_plan(facts)
+            from parmap._imports import import_seconds
 
-    def _with_imports(self, facts: Facts, workers: int) -> Facts:
-        """And what workers have to import. Where that alone keeps items here, the fork server does
-        it for them all, on a processor that is idle."""
-        from parmap import _imports
-
-        fn = self._call.fn
-        self._loading = _imports.import_seconds(fn, facts.warm > 0)
-        modules = _imports.installed(fn) if self._loading and workers >= facts.cores else None
-        if modules and self._method() == "forkserver":
-            from parmap import _pool, _processes  # noqa: F401  (the first ends the server at exit)
-
-            self._loading = max(0.0, self._loading - _processes.seconds_ahead(modules))
-            plan = _plan.make_plan(facts._replace(loading=self._loading))
-            if not facts.warm and not plan.parallel:
-                _processes.import_ahead(modules)
-        return facts._replace(loading=self._loading)
-
-    def _method(self) -> str:
-        """How workers begin."""
-        from parmap._quiet import interrupts_deferred
-
-        given = self._call.settings.mp_context
-        with interrupts_deferred():
-            from parmap._processes import default_method
-        return default_method() if given is None else start_method(given)
+            self._loading = import_seconds(self._call.fn, facts.warm > 0)
+        return _plan.make_plan(facts._replace(loading=self._loading))
 
     def _gather(self, items: _known.Known | Probe) -> Facts:
         call = self._call
@@ -270,11 +246,12 @@ class Decision:
                 from parmap._executors import ExecutorEngine
             return ExecutorEngine(self._call)
         with interrupts_deferred():
-            method = self._method()
-            if method == "forkserver":
-                from parmap._processes import start_server
+            from parmap import _processes
 
-                start_server()  # it boots while the rest is imported
+            given = s.mp_context
+            method = _processes.default_method() if given is None else start_method(given)
+            if method == "forkserver":
+                _processes.start_server()  # it boots while the rest is imported
             from parmap import _imports  # noqa: F401  (at the end no descriptor may be left)
             from parmap._engine import LocalEngine
         return LocalEngine(self._call, workers, _machine.usable_cores()[0], method)

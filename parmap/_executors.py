@@ -48,7 +48,7 @@ def facts_of(executor: Any, facts: Facts) -> Facts:
     workers = there or facts.most_workers or 2
     return facts._replace(
         transfer_per_item=facts.transfer_per_item if carrier.pickles else 0.0,
-        costs=Costs(0.0, 0.0 if there else math.inf, 0.0, CALL_TRIPS * trip, 0.0),
+        costs=Costs(0.0, 0.0 if there else math.inf, 0.0, CALL_TRIPS * trip, chunk=0.0),
         warm=there,
         rested=False,
         cores=1 if carrier.takes_turns else workers,

@@ -24,37 +24,27 @@ MOST_THINGS = 100
 _NOT_COUNTED = sys.stdlib_module_names | {"__main__", "__mp_main__", "parmap", "cloudpickle"}
 
 
-def modules(fn: Callable[..., Any]) -> frozenset[str]:
-    """The modules of others that a worker imports to have `fn`, as far as `fn` shows."""
+def packages(fn: Callable[..., Any]) -> frozenset[str]:
+    """The packages of others that a worker imports to have `fn`, as far as `fn` shows."""
     key = key_of(fn)
-    if key not in _modules:
-        if len(_modules) >= MOST_FUNCTIONS:
-            _modules.clear()
+    if key not in _packages:
+        if len(_packages) >= MOST_FUNCTIONS:
+            _packages.clear()
         found: set[str] = set()
         with suppress(*UNTRUSTED):  # objects may answer in a way of their own
-            found.update(_modules_of(fn))
-        _modules[key] = frozenset(name for name in found if _package(name) not in _NOT_COUNTED)
-    return _modules[key]
+            found.update(map(_package, _modules(fn)))
+        _packages[key] = frozenset(found - _NOT_COUNTED)
+    return _packages[key]
 
 
-_modules: dict[Any, frozenset[str]] = {}  # of functions, by what they have in common
-
-
-def packages(fn: Callable[..., Any]) -> frozenset[str]:
-    return frozenset(map(_package, modules(fn)))
-
-
-def installed(fn: Callable[..., Any]) -> set[str]:
-    """Those of its modules that are not the user's own, which may change."""
-    files = {name: getattr(sys.modules.get(name), "__file__", None) or "" for name in modules(fn)}
-    return {name for name, file in files.items() if "-packages" in file}
+_packages: dict[Any, frozenset[str]] = {}  # of functions, by what they have in common
 
 
 def _package(name: str) -> str:
     return name.partition(".")[0]
 
 
-def _modules_of(fn: Any) -> Iterator[str]:
+def _modules(fn: Any) -> Iterator[str]:
     todo = [fn]
     for _ in range(MOST_THINGS):
         if not todo:

@@ -62,25 +62,24 @@ class _Server:
     def __init__(self) -> None:
         import socket
 
-        self.ahead: dict[str, float] = {}  # modules that it was told to import, and when
         self._codes: dict[int | None, int] = {}
         self._mute = False  # it was stopped, say, and is not waited for again
         self.refused = ""  # why it could not fork
         self._lock = threading.Lock()
         with filled_streams(), interrupts_held():
-            self.control, far = socket.socketpair()
+            self._control, far = socket.socketpair()
             try:
                 with far:
                     self.process = _interpreter("parmap._zygote", (far.fileno(),))
             except BaseException:
-                self.control.close()
+                self._control.close()
                 raise
-        keep_end(self.control)
+        keep_end(self._control)
 
     def begin(self, numbers: tuple[int, ...]) -> Begun:
         import socket
 
-        socket.send_fds(self.control, [b"w"], numbers)
+        socket.send_fds(self._control, [b"w"], numbers)
         return None, self._exitcode
 
     def _exitcode(self, pid: int | None, seconds: float) -> int | None:
@@ -89,9 +88,9 @@ class _Server:
         limit = time.monotonic() + (seconds if pid else 0.0)
         poll = select.poll()
         with self._lock, suppress(OSError, ValueError):  # closed meanwhile
-            poll.register(self.control, select.POLLIN)
+            poll.register(self._control, select.POLLIN)
             while pid not in self._codes and poll.poll(max(0.0, limit - time.monotonic()) * 1000):
-                if not (told := self.control.recv(ENDED.size)):
+                if not (told := self._control.recv(ENDED.size)):
                     break  # it has ended itself
                 ended, code = ENDED.unpack(told)
                 if ended:
@@ -104,8 +103,8 @@ class _Server:
 
     def end(self, seconds: float) -> None:
         with suppress(OSError):
-            self.control.send(b"q")
-        close_end(self.control)
+            self._control.send(b"q")
+        close_end(self._control)
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -128,25 +127,6 @@ def start_server() -> _Server:
             _may_begin()
             _server = _Server()
         return _server
-
-
-def import_ahead(names: set[str]) -> None:
-    """Have the fork server import what workers will need, one for each core."""
-    if sys.platform != "linux":
-        return  # it could not see whether they have started threads
-    with suppress(OSError, RuntimeError):  # who hires workers will tell
-        server = start_server()
-        if not names <= server.ahead.keys():
-            data = " ".join(names).encode()
-            server.control.sendall(b"i" + len(data).to_bytes(4, "big") + data)
-            server.ahead.update(dict.fromkeys(names, time.monotonic()))
-
-
-def seconds_ahead(names: set[str]) -> float:
-    """For how long the fork server has been at these imports."""
-    if _server is None or not names <= _server.ahead.keys():
-        return 0.0
-    return time.monotonic() - max(map(_server.ahead.__getitem__, names))
 
 
 def _by_server(numbers: tuple[int, ...]) -> Begun:

@@ -130,16 +130,17 @@ def _foresee(fn: Callable[..., Any], probe: Probe, left: int) -> None:
     rest = left * probe.each
     if probe.seconds < BATCH_SECONDS or rest < EARLY_SECONDS or loaded("parmap._pool") or nested():
         return
-    from parmap._quiet import interrupts_deferred
+    with suppress(OSError, ImportError, RuntimeError):
+        from parmap._quiet import interrupts_deferred
 
-    with interrupts_deferred(), suppress(OSError, ImportError, RuntimeError):
-        from parmap import _imports, _processes
+        with interrupts_deferred():
+            from parmap import _imports, _processes
 
-        if rest < EARLY_SECONDS + _imports.import_seconds(fn, warm=False):
-            return
-        if _processes.default_method() == "forkserver":
-            _processes.start_server()
-        from parmap import _pool  # noqa: F401  (which ends it at exit)
+            if rest < EARLY_SECONDS + _imports.import_seconds(fn, warm=False):
+                return
+            if _processes.default_method() == "forkserver":
+                _processes.start_server()
+            from parmap import _pool  # noqa: F401  (which ends it at exit)
 
 
 def _end(fn: Callable[..., Any], report: Report) -> None:

@@ -1,8 +1,7 @@
 """The fork server: a small process that has imported what workers need, and forks them.
 
-By one socket it hears a letter, with the numbers of a seat for each worker that is wanted, or names
-of modules that they will need; and tells who ended, and how. It reads no pickle. It removes what a
-caller leaves that is killed.
+By one socket it hears a letter, and the numbers of a seat for each worker that is wanted, and tells
+who ended, and how. It reads no pickle. It removes what a caller leaves that is killed.
 """
 
 from __future__ import annotations
@@ -13,16 +12,12 @@ import os
 import select
 import signal
 import socket
-import sys
 from contextlib import suppress
-from importlib import import_module
 
 import cloudpickle  # noqa: F401  (6 ms, in each worker that gets a function by value)
 
 from parmap import _worker
 from parmap._files import sweep_after
-from parmap._outcome import UNTRUSTED
-from parmap._place import thread_limits
 from parmap._seat import ENDED, close_numbers
 
 _NUMBERS = 4  # descriptors of a seat
@@ -58,7 +53,6 @@ def _serve(line: socket.socket) -> tuple[bytes, list[int]]:
     poll.register(line, select.POLLIN)
     poll.register(ended, select.POLLIN)
     gc.freeze()  # what is there now stays in pages that all workers share
-    _tell_who_ended(line)  # if this begins again
     while True:
         ready = dict(poll.poll())
         if ended in ready:
@@ -66,9 +60,6 @@ def _serve(line: socket.socket) -> tuple[bytes, list[int]]:
             _tell_who_ended(line)
         if line.fileno() in ready:
             word, numbers = _hear(line)
-            if word == b"i":
-                _import_ahead(line)
-                continue
             if word != b"w":
                 return word, []
             if _fork(line, numbers):
@@ -85,19 +76,6 @@ def _hear(line: socket.socket) -> tuple[bytes, list[int]]:
         return socket.recv_fds(line, 1, _NUMBERS)[:2]
     except ConnectionError:  # gone with something of ours unread
         return b"", []
-
-
-def _import_ahead(line: socket.socket) -> None:
-    """Once for all workers to come."""
-    size = int.from_bytes(line.recv(4, socket.MSG_WAITALL), "big")
-    for name, limit in thread_limits(1).items():
-        os.environ.setdefault(name, limit)  # now, for numpy looks at its import
-    for name in line.recv(size, socket.MSG_WAITALL).decode().split():
-        with suppress(*UNTRUSTED):  # workers will tell
-            import_module(name)
-    if len(os.listdir("/proc/self/task")) > 1:  # nobody may fork who has threads: begin again
-        os.execv(sys.executable, sys.orig_argv)
-    gc.freeze()
 
 
 def _fork(line: socket.socket, numbers: list[int]) -> bool:

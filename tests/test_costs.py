@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
 import os
@@ -13,19 +12,16 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from waiting import LIMIT, eventually
 
 from parmap import (
     Crossover,
-    _imports,
     _known,
     _machine,
     _plan,
     _pool,
-    _processes,
     _report,
     crossover,
     pmap,
@@ -37,10 +33,6 @@ from parmap._decision import Decision
 from parmap._engine import LocalEngine
 from parmap._handle import Worker
 from parmap._inputs import inputs_of
-
-linux = pytest.mark.skipif(
-    sys.platform != "linux", reason="elsewhere a process cannot tell whether it has threads"
-)
 
 
 @pytest.fixture
@@ -359,60 +351,6 @@ def test_cheap_items_are_shared_from_the_first_chunk_on(
     first = done[: done.index("waited")]
     assert len(set(first)) == 2
     assert {first.count(worker) for worker in first} == {2}  # and each has one ahead
-
-
-# ------------------------------------------------------------------ imports ahead of workers
-
-
-@pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An installed module `ahead`, yet to be written, and no fork server that has met it."""
-    folder = tmp_path / "site-packages"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(folder)
-    shutdown()
-    yield folder / "ahead.py"
-    shutdown()
-    sys.modules.pop("ahead", None)
-
-
-@linux
-@pytest.mark.parametrize(
-    ("text", "there"),
-    [
-        pytest.param("", True, id="a module"),
-        pytest.param("raise SystemExit('not here')", False, id="it does not load"),
-        pytest.param(
-            "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()",
-            False,
-            id="it starts a thread, and such a process must not fork",
-        ),
-    ],
-)
-def test_the_fork_server_imports_ahead_of_workers(package: Path, text: str, there: bool) -> None:
-    package.write_text(text)
-    options: dict[str, Any] = {"parallel": True, "max_workers": 2, "mp_context": "forkserver"}
-    _processes.import_ahead({"ahead"})
-    assert list(pmap(lambda _: "ahead" in sys.modules, range(4), **options)) == [there] * 4
-
-
-@linux
-def test_what_workers_would_import_for_too_long_is_imported_ahead(
-    file: Path, package: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Meanwhile items run here; once it is done, workers are worth it."""
-    monkeypatch.setattr(_imports, "MODULE_SECONDS", 1e6)
-    _imports._seconds.cache_clear()
-    package.write_text("def add(n): return sum(range(20_000)) + n")
-    add = importlib.import_module("ahead").add
-    first = pmap(add, range(1000), max_workers=2, mp_context="forkserver")
-    assert list(first) == [add(n) for n in range(1000)]
-    assert first.report.mode == "serial"
-    assert _processes.seconds_ahead({"ahead"}) > 0.0
-    monkeypatch.setattr(_processes, "seconds_ahead", lambda names: math.inf)
-    later = pmap(add, range(1000), max_workers=2, mp_context="forkserver")
-    assert list(later) == [add(n) for n in range(1000)]
-    assert later.report.mode == "parallel"
 
 
 def test_items_that_are_dear_to_move_are_seen_here_first(file: Path) -> None:
