@@ -295,10 +295,9 @@ class Decision:
         if self._flow is not None:
             if local:
                 self._report.learn_crowding()
-                if self._report.chunks:  # who answers has loaded the function
-                    from parmap._imports import imported
+                from parmap._imports import imported
 
-                    imported(fn)
+                imported(fn)  # or will have been, which is paid for
             _machine.remember()
         seen = probe if probe.weighed else _known.known(fn)
         if each and seen is not None and not probe.obstacle:
