@@ -16,7 +16,7 @@ One call, front to back, by the rooms it goes through:
       4 _engine     lease warm workers from _pool, which get a _briefing and have
                     a _handle each, by which one sees who speaks or dies;
                     _processes begin, by _zygote if need be, each on its _seat
-                    at a line, _quiet about it;
+                    at a line, _quiet about it; _sweep cleans up after the killed;
                     _executors for who brings an executor, and _carriers to it
       5 _flow       cut chunks to measure, keep every worker fed; until
                     workers answer, the caller has chunks of its own       -> Chunk

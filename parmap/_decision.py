@@ -58,9 +58,9 @@ class Decision:
     def __init__(self, call: Call, report: Report):
         self._call, self._report, self._probe = call, report, report.probe
         self._progress = Progress(call.settings.progress, call.inputs.total)
-        known = _known.known(call.fn)
-        if known is not None and not report.probe.looked:
-            report.probe.recall(known.busy, known.looked)
+        self._known = _known.known(call.fn)
+        if self._known is not None and not report.probe.looked:
+            report.probe.recall(self._known.busy, self._known.looked)
 
     @property
     def parallel(self) -> bool:
@@ -86,7 +86,7 @@ class Decision:
     def _plan_from_memory(self) -> None:
         """Go to workers at once where an earlier call of this function says that it is worth it.
         Where it does not, what this call's own items say counts alone."""
-        s, left, known = self._call.settings, self._call.inputs.left(), _known.known(self._call.fn)
+        s, left, known = self._call.settings, self._call.inputs.left(), self._known
         if s.initializer is not None:
             return  # it has to run here first
         if not _warm() and s.executor is None:
@@ -299,7 +299,7 @@ class Decision:
 
                 imported(fn)  # or will have been, which is paid for
             _machine.remember()
-        seen = probe if probe.weighed else _known.known(fn)
+        seen = probe if probe.weighed else self._known
         if each and seen is not None and not probe.obstacle:
             _known.keep(fn, _known.Known(each, seen.busy, seen.transfer, seen.looked))
         if self._flow is None and self._call.settings.parallel is None and not self._final:

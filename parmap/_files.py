@@ -16,11 +16,7 @@ import stat
 import sys
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from subprocess import Popen
+from typing import Any
 
 # Bytes of a file that is mapped in any case. Smaller writes more files anew, at 0.5 ns a byte, not
 # 0.15 (benchmarks/data.py); larger copies into memory that malloc gives back at once.
@@ -294,77 +290,3 @@ def remove_directory(path: str) -> bool:
 def unlink(path: str) -> None:
     with suppress(FileNotFoundError, NotADirectoryError):  # its receiver was faster
         os.unlink(path)
-
-
-# ------------------------------------------------------------------ what a killed caller leaves
-#
-# Removed by its fork server (see `_zygote`), or by a shell, which first ends workers in which `fn`
-# has closed all descriptors; where these were killed too, by the next caller of this user.
-
-# Twice: a worker that is killed at the same moment may just have begun another file.
-_SCRIPT = """
-while read -r now; do workers=$now; done
-kill -9 $workers
-rm -rf -- "$@"; sleep 0.5; rm -rf -- "$@"
-"""
-
-
-def start_sweeper(directories: list[str]) -> Popen[bytes] | None:
-    """A shell that removes them at the end of its stdin, which copies of the caller must close. The
-    last line says whom to kill."""
-    import subprocess
-
-    from parmap._quiet import no_copy
-
-    try:
-        with no_copy:
-            return subprocess.Popen(
-                ["/bin/sh", "-c", _SCRIPT, "parmap-sweep", *directories],
-                bufsize=0,  # a buffer has a lock, which copies of this process may find taken
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd="/",
-                start_new_session=True,  # a Ctrl-C in the terminal is not for it
-            )
-    except (OSError, RuntimeError):  # no shell, too many processes, an interpreter that is ending
-        return None
-
-
-def end_sweeper(sweeper: Popen[bytes]) -> None:
-    sweeper.kill()
-    sweeper.wait()
-
-
-def sweep_after_the_dead() -> None:
-    for owner, path in _directories():
-        if not _alive(owner):
-            remove_directory(path)
-
-
-def sweep_after(caller: int) -> None:
-    for owner, path in _directories():
-        if owner == caller:
-            remove_directory(path)
-
-
-def _directories() -> Iterator[tuple[int, str]]:
-    """Those of this user, with the process that made each."""
-    for place in default_places():
-        for name in names_in(place):
-            owner = name.rpartition("-")[0].rpartition("-")[2]
-            if owner.isdecimal() and name.startswith(directory_name(owner)):
-                path = os.path.join(place, name)
-                with suppress(FileNotFoundError):  # somebody else who sweeps was faster
-                    if os.lstat(path).st_uid == os.getuid():
-                        yield int(owner), path
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):  # somebody may have made up the number
-        return False
-    except PermissionError:
-        pass
-    return True

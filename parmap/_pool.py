@@ -19,13 +19,14 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
-from parmap._files import Store, end_sweeper, new_store, start_sweeper, sweep_after_the_dead
+from parmap._files import Store, new_store
 from parmap._handle import Worker
 from parmap._messages import Hello
 from parmap._place import place
 from parmap._processes import end_server
 from parmap._quiet import filled_streams, interrupts_deferred
 from parmap._seat import close_end, keep_end, readable
+from parmap._sweep import end_sweeper, start_sweeper, sweep_after_the_dead
 
 # Seconds after which a worker without work ends itself. Smaller makes programs that call now and
 # then pay for starts (60 ms); larger keeps memory for nobody.

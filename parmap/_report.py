@@ -118,7 +118,7 @@ class Report:
         global _logger
         if _logger is None and (logging := loaded("logging")) is not None:
             _logger = logging.getLogger("parmap")  # which takes 20 us on cold caches
-        if _logger is not None and _logger.isEnabledFor(10) and not sys.is_finalizing():
+        if _logger is not None and _logger.isEnabledFor(10) and not sys.is_finalizing():  # DEBUG
             _logger.debug("%s: %s", short_repr(fn), "; ".join(str(self).splitlines()))
 
     def add(self, items: int, seconds: float = 0.0, cpu_seconds: float = 0.0) -> None:

@@ -158,7 +158,7 @@ def watch_caller(caller: Any) -> None:
 
     Where the kernel can, it does that: a pipe in O_ASYNC mode sends a signal when its other end
     closes. That is SIGKILL, and so holds even while fn sits in C code with the GIL held. Else a
-    thread waits. What the caller leaves in files is removed by others (see _files).
+    thread waits. What the caller leaves in files is removed by others (see _sweep).
     """
     try:
         import fcntl

@@ -17,7 +17,6 @@ from contextlib import suppress
 import cloudpickle  # noqa: F401  (6 ms, in each worker that gets a function by value)
 
 from parmap import _worker
-from parmap._files import sweep_after
 from parmap._seat import ENDED, close_numbers
 
 _NUMBERS = 4  # descriptors of a seat
@@ -31,6 +30,8 @@ def main(control: int) -> None:
     if numbers:
         _worker.main(*numbers)
     elif not word:
+        from parmap._sweep import sweep_after
+
         _end_workers()
         sweep_after(caller)
 

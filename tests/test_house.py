@@ -38,6 +38,7 @@ ROOMS = [
     "_handle",
     "_processes",
     "_zygote",
+    "_sweep",
     "_worker",
     "_remote",
     "_report",

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from descriptors import descriptors
 
-from parmap import _files, _pool, pmap, shutdown
+from parmap import _files, _pool, _sweep, pmap, shutdown
 
 TWO: dict[str, Any] = {"parallel": True, "max_workers": 2}
 
@@ -105,7 +105,7 @@ def test_paths_are_arguments_of_the_sweeper_and_not_its_program(tmp_path: Path) 
     """A name full of what a shell would obey removes what has that name, and runs nothing."""
     trap = tmp_path / "$(touch hit); touch hit #"
     trap.mkdir()
-    sweeper = _files.start_sweeper([str(trap)])
+    sweeper = _sweep.start_sweeper([str(trap)])
     assert sweeper is not None
     assert sweeper.stdin is not None
     sweeper.stdin.close()  # as when its caller is gone
@@ -133,6 +133,6 @@ def test_directories_of_the_dead_are_removed_and_those_of_the_living_are_not(
     for path in (dead, made_up, *(tmp_path / name for name in kept)):
         path.mkdir()
         (path / "file").touch()
-    monkeypatch.setattr(_files, "default_places", lambda: [str(tmp_path)])
-    _files.sweep_after_the_dead()
+    monkeypatch.setattr(_sweep, "default_places", lambda: [str(tmp_path)])
+    _sweep.sweep_after_the_dead()
     assert {path.name for path in tmp_path.iterdir()} == kept
