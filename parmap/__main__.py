@@ -66,10 +66,10 @@ def measure(cores: int) -> None:
 
 
 def threshold(seconds_per_item: float, cores: int, warm: int) -> str:
+    costs = _machine.costs()
     facts = _plan.Facts(
-        done=1, seconds_per_item=seconds_per_item, busy=1.0, transfer_per_item=0.0,
-        costs=_machine.costs(), warm=warm, cores=cores,
-    )  # fmt: skip
+        done=1, seconds_per_item=seconds_per_item, costs=costs, warm=warm, cores=cores
+    )
 
     def parallel(items: int) -> bool:
         return _plan.make_plan(facts._replace(left=items)).parallel

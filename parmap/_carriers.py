@@ -20,8 +20,7 @@ import parmap
 from parmap import _machine, _remote
 from parmap._call import Call
 from parmap._failure import Dumps
-from parmap._loaded import loaded
-from parmap._outcome import UNTRUSTED, short_repr
+from parmap._outcome import UNTRUSTED, loaded, short_repr
 from parmap._transport import dumps, dumps_by_value
 
 # Bytes of a function up to which it goes along with each chunk, or with Ray's messages. Smaller has

@@ -7,10 +7,9 @@ import time
 
 from parmap import _known, _machine, _plan
 from parmap._call import NO_WORKERS, Call, start_method, warn
-from parmap._loaded import loaded
-from parmap._outcome import nested
+from parmap._outcome import loaded, nested
 from parmap._plan import Facts, Plan
-from parmap._probe import THREADS_SECONDS, Probe, run_here
+from parmap._probe import DEARER, THREADS_SECONDS, Probe, run_here
 from parmap._progress import Progress
 from parmap._report import Report
 
@@ -38,10 +37,6 @@ LOOK_SECONDS = 0.5e-3
 # How many times longer than moving it an item must take that is sent away unseen. Smaller believes
 # workers; larger runs one item here first.
 SEEN = 4
-
-# How many times dearer items must have become for another plan. Smaller plans again for the noise
-# of clocks; larger leaves work here.
-DEARER = 1.1
 
 
 class Decision:
@@ -176,7 +171,7 @@ class Decision:
             warm=_warm(),
             rested=self._report.rested,
             cores=_machine.usable_cores()[0],
-            missed=_known.missed,
+            missed=_known.missed + self._probe.spent,
             most_workers=call.settings.max_workers,
             pinned=call.settings.parallel,
             obstacle=self._obstacle(),
@@ -220,7 +215,7 @@ class Decision:
         self._report.workers = self._engine.workers
         self._report.start_method = self._engine.method
         if self._engine.booting:
-            _machine.measured(start=time.perf_counter() - began)
+            _machine.measured(start=time.perf_counter() - began + self._probe.spent)
         if self._engine.booting or self._loading:
             _known.missed = 0.0
         from parmap._flow import Flow  # `_hire` has imported it

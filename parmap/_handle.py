@@ -36,7 +36,7 @@ class Worker:
     def __init__(self, method: str, hello: _messages.Hello):
         self._store = hello.store
         seat, numbers = new_seat()
-        self.line, self._lifeline, self.board = seat
+        self.line, self._lifeline, self.board = seat.line, seat.lifeline, seat.board
         try:
             self._pid, self._exitcode = begin(method, numbers)
         except BaseException:

@@ -4,14 +4,17 @@ know before it was done, and scipy takes longer than many a call."""
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import lru_cache, partial
 from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
 
 from parmap._known import MOST_FUNCTIONS, key_of
 from parmap._outcome import UNTRUSTED
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
 
 # Seconds to import one module, with what its import runs. numpy, scipy, pandas and pyarrow take
 # 0.4 ms each, matplotlib and emcee 0.6 to 0.7, on this project's machine. Smaller starts workers

@@ -131,8 +131,8 @@ def _read(folder: str, name: str) -> str:
 class Costs:
     """Seconds that workers cost on this machine. The defaults are this project's own machine."""
 
-    start: float = 0.018  # the caller is busy with a first call: imports, asking for workers
-    boot: float = 0.030  # after that, until a new worker has answered; the caller goes on meanwhile
+    start: float = 0.024  # the caller is busy with a first call: imports, asking for workers
+    boot: float = 0.017  # after that, until a new worker has answered; the caller goes on meanwhile
     hire: float = 0.002  # one more worker than the first two
     call: float = 0.5e-3  # a call on warm workers: until the first answer, its items apart
     wake: float = 1.5e-3  # what that takes longer after a pause: on cold caches, idle processors

@@ -9,8 +9,6 @@ import sys
 from contextlib import suppress
 from itertools import repeat
 
-from parmap._loaded import loaded
-
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,6 +20,13 @@ Mapper: TypeAlias = "Callable[[Callable[..., Any], Iterable[Any]], Iterable[Any]
 # What code of the user's that runs on our behalf (pickling, repr, __init__) may raise, and not end
 # the call or the worker with. KeyboardInterrupt is not in it: that one is the person's.
 UNTRUSTED = (Exception, SystemExit, GeneratorExit)
+
+
+def loaded(name: str) -> Any:
+    """A module, if it was imported; not one that another thread has only half imported."""
+    module = sys.modules.get(name)
+    spec = getattr(module, "__spec__", None)
+    return None if getattr(spec, "_initializing", False) else module
 
 
 def runs_a_chunk() -> bool:

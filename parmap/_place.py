@@ -8,7 +8,7 @@ import sys
 import warnings
 from typing import Any, NamedTuple
 
-from parmap._loaded import loaded
+from parmap._outcome import loaded
 
 
 class Place(NamedTuple):

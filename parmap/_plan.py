@@ -54,10 +54,10 @@ class Facts:
     done: int  # items run so far
     left: int | None  # items that remain, where the input says so
     seconds_per_item: float
-    busy: float  # processors that an item uses
-    transfer_per_item: float  # processor seconds to move it and its result, on both sides
+    busy: float = 1.0  # processors that an item uses
+    transfer_per_item: float = 0.0  # processor seconds to move it and its result, on both sides
     costs: Costs
-    warm: int  # workers that are there already
+    warm: int = 0  # workers that are there already
     rested: bool = False  # there was no call for a while
     cores: int  # that may be used
     missed: float = 0.0  # seconds that earlier calls would have saved with warm workers

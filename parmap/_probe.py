@@ -14,8 +14,7 @@ try:
 except ImportError:  # not on Linux
     RUSAGE_THREAD, getrusage = 0, None  # type: ignore[assignment,misc]
 
-from parmap._loaded import loaded
-from parmap._outcome import UNTRUSTED, emptying, handed_out, run_batch, stopped
+from parmap._outcome import UNTRUSTED, emptying, handed_out, loaded, run_batch, stopped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,8 +38,13 @@ TINY_RESTED_SECONDS = 4e-3
 MOST_ITEMS = 8192
 
 # Seconds of items, had and expected, that are worth loading the rooms of a decision, for 4 to 8 ms.
-# Smaller makes short programs longer; larger leaves work here that could be shared.
-LOADING_WORTH = 50e-3
+# Smaller makes short programs longer; larger leaves work here that could be shared. No start of
+# workers was ever made up for in less, by benchmarks/no_regret.py.
+LOADING_WORTH = 70e-3
+
+# How many times dearer items must have become for another plan. Smaller plans again for the noise
+# of clocks; larger leaves work here.
+DEARER = 1.1
 
 # Seconds a first item must take to be weighed unasked. Smaller takes cold caches for dear items;
 # larger runs one more of them here before the plan.
@@ -80,6 +84,8 @@ class Probe:
     closer: bool = False  # look at the next items with care, and weigh them: a plan depends on it
     looked: float = 0.0  # seconds of items that were looked at with care
     _used: Sequence[float] = (0.0, 0.0, 0)  # of processors in that time, as `clocks` tells
+    worth: float = LOADING_WORTH
+    spent: float = 0.0  # seconds that a start of workers has taken so far
     before: float = 0.0  # of the class: seconds that calls of this process have had without a plan
 
     def brief(self, call: Call) -> bool:
@@ -93,7 +99,7 @@ class Probe:
         rest = (self.items if left is None else left) * self.each
         if loaded("parmap._decision") is not None:
             return self.seconds + rest < self.tiny
-        return Probe.before + self.seconds + rest < LOADING_WORTH
+        return Probe.before + self.seconds + rest < self.worth
 
     def add(self, count: int, seconds: float) -> None:
         if not count:

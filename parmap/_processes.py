@@ -14,21 +14,23 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
 
-from parmap._loaded import loaded
-from parmap._outcome import flush_output
+from parmap._outcome import flush_output, loaded
 from parmap._quiet import filled_streams, interrupts_held, no_copy
-from parmap._seat import ENDED, close_end, close_ends, keep_end
+from parmap._seat import CLOUDPICKLE_WORKER, ENDED, WORKER, close_end, close_ends, keep_end
+
+TYPE_CHECKING = False  # typing takes 3 ms to import, by which the fork server would start later
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, TypeAlias
 
 # Of a process with this number: its exit code as multiprocessing tells it (-9 for SIGKILL), or None
 # where that cannot be had within the given seconds.
-ExitCode = Callable[[int | None, float], int | None]
+ExitCode: TypeAlias = "Callable[[int | None, float], int | None]"
 
 # The number of a new process, or None where only its board will tell; and how to ask how it ended.
-Begun = tuple[int | None, ExitCode]
+Begun: TypeAlias = "tuple[int | None, ExitCode]"
 
 
 def begin(method: str, numbers: tuple[int, ...]) -> Begun:
@@ -79,7 +81,8 @@ class _Server:
     def begin(self, numbers: tuple[int, ...]) -> Begun:
         import socket
 
-        socket.send_fds(self._control, [b"w"], numbers)
+        word = CLOUDPICKLE_WORKER if loaded("cloudpickle") else WORKER
+        socket.send_fds(self._control, [word], numbers)
         return None, self._exitcode
 
     def _exitcode(self, pid: int | None, seconds: float) -> int | None:

@@ -6,9 +6,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
 
 # Held while this process is copied. A copy made halfway would keep an end of a line that is made,
 # close what has the number of one that is closed, or hold the pipe whose end tells that a program

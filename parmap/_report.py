@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from time import perf_counter
 
-from parmap._loaded import loaded
-from parmap._outcome import short_repr
+from parmap._outcome import loaded, short_repr
 from parmap._probe import TINY_RESTED_SECONDS, Probe
 
 TYPE_CHECKING = False

@@ -15,11 +15,14 @@ import signal
 import struct
 import sys
 import threading
-from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any, NamedTuple
 
 from parmap._quiet import no_copy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
 
 # Words of the board. PID is 0 until the worker runs; READY is 0, then the time when it had run its
 # initializer, in nanoseconds of the monotonic clock, which all processes share.
@@ -27,15 +30,18 @@ from parmap._quiet import no_copy
 PID, READY, CANCELLED, CHUNK, OFFSET, LENGTH, STARTED, LOADING = range(8)
 _BOARD_BYTES = 8 * 8
 
-# What the fork server says of a process that ended: its number and exit code. Where it could not
-# fork one: 0 and the error number.
+# What the fork server hears: that a worker is wanted; or one for a function that cloudpickle has
+# carried, which it then imports before it forks, once for all.
+WORKER, CLOUDPICKLE_WORKER = b"w", b"c"
+
+# What it says of a process that ended: its number and exit code. Where it could not fork one: 0 and
+# the error number.
 ENDED = struct.Struct("!qq")
 
 
-class Seat(NamedTuple):
-    line: Any
-    lifeline: Any
-    board: memoryview
+class Seat:
+    def __init__(self, line: Any, lifeline: Any, board: memoryview):
+        self.line, self.lifeline, self.board = line, lifeline, board
 
     def close(self) -> None:
         close_end(self.line)

@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 from parmap._files import Store, read, unlink
-from parmap._loaded import loaded
+from parmap._outcome import loaded
 
 # Bytes of a message that travel in the pipe itself, at one go. Smaller sends small items by file,
 # at 20 us each; larger brings back the half message of a killed worker, on which others hang.

@@ -12,9 +12,17 @@ from time import perf_counter
 from parmap._call import DEFAULT, NO_WORKERS, Call, warn
 from parmap._inputs import SLICED, Slices, inputs_of
 from parmap._known import seconds_of
-from parmap._loaded import loaded
-from parmap._outcome import handed_out, nested, stopped
-from parmap._probe import BATCH_SECONDS, BUSY_SECONDS, Probe, clocks, run_failed, run_here
+from parmap._outcome import handed_out, loaded, nested, stopped
+from parmap._probe import (
+    BATCH_SECONDS,
+    BUSY_SECONDS,
+    DEARER,
+    LOADING_WORTH,
+    Probe,
+    clocks,
+    run_failed,
+    run_here,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +31,7 @@ if TYPE_CHECKING:
 
     from parmap._call import Settings
     from parmap._outcome import Mapper
+    from parmap._plan import Plan
     from parmap._report import Report
 
 
@@ -119,28 +128,55 @@ def _go_on(
         yield from _whole_way(call, report)
 
 
-# Seconds of items, by those of the first millisecond, for which a fork server is started at once.
-# Smaller starts some in vain, at 5 ms; larger has more calls wait for it.
-EARLY_SECONDS = 80e-3
+# Seconds of items up to which a first plan that says serial is believed while they cost the same.
+# Larger would go on without the bar, which a person may be waiting for.
+BELIEVED_SECONDS = 1.0
 
 
-def _foresee(fn: Callable[..., Any], probe: Probe, left: int) -> None:
-    """In the first long call, have the fork server boot while the rooms of a decision are loaded
-    and items are weighed, which takes as long. Who hires workers tells what is wrong with that."""
+def _foresee(fn: Callable[..., Any], probe: Probe, left: int, most: int | None = None) -> bool:
+    """Plan the first long call of a process before the rooms of a decision are loaded, which takes
+    as long as a fork server boots. So that boots meanwhile; or this is true: all is to run here."""
     rest = left * probe.each
-    if probe.seconds < BATCH_SECONDS or rest < EARLY_SECONDS or loaded("parmap._pool") or nested():
-        return
-    with suppress(OSError, ImportError, RuntimeError):
-        from parmap._quiet import interrupts_deferred
+    total = Probe.before + probe.seconds + rest
+    if probe.seconds < BATCH_SECONDS or total < probe.worth or loaded("parmap._pool") or nested():
+        return False
+    began = perf_counter()
+    with suppress(OSError, ImportError, RuntimeError):  # as who hires workers will tell
+        if _first_plan(fn, probe, left, most).parallel:
+            _boot()
+            probe.spent = perf_counter() - began
+            return False
+        # Of later calls one has to know what they would gain together.
+        probe.worth = DEARER * total
+        return rest < BELIEVED_SECONDS and Probe.before < LOADING_WORTH
+    return False
 
-        with interrupts_deferred():
-            from parmap import _imports, _processes
 
-            if rest < EARLY_SECONDS + _imports.import_seconds(fn, warm=False):
-                return
-            if _processes.default_method() == "forkserver":
-                _processes.start_server()
-            from parmap import _pool  # noqa: F401  (which ends it at exit)
+def _first_plan(fn: Callable[..., Any], probe: Probe, left: int, most: int | None) -> Plan:
+    from parmap import _imports, _machine, _plan
+
+    facts = _plan.Facts(
+        done=probe.items,
+        left=left,
+        seconds_per_item=probe.each,
+        busy=probe.busy,
+        costs=_machine.costs(),
+        cores=_machine.usable_cores()[0],
+        most_workers=most,
+        loading=_imports.import_seconds(fn, warm=False),
+    )
+    return _plan.make_plan(facts)
+
+
+def _boot() -> None:
+    from parmap._quiet import interrupts_deferred
+
+    with interrupts_deferred():
+        from parmap import _processes
+
+        if _processes.default_method() == "forkserver":
+            _processes.start_server()
+        from parmap import _pool  # noqa: F401  (which ends it at exit)
 
 
 def _end(fn: Callable[..., Any], report: Report) -> None:
@@ -148,18 +184,22 @@ def _end(fn: Callable[..., Any], report: Report) -> None:
     report.end(fn)
 
 
+def _serial(call: Call, probe: Probe) -> bool:
+    s = call.settings
+    if s.executor is None and s.mp_context is None and s.parallel is None:
+        return _foresee(call.fn, probe, call.inputs.left() or 0, s.max_workers)
+    return False
+
+
 def _whole_way(call: Call, report: Report) -> Iterator[Iterator[Any]]:
     """First here, then perhaps in workers, what they cannot do here again."""
     report.start()
     probe = report.probe
     if call.plain(probe.tiny):
-        yield from run_here(call, probe, probe.brief)
+        yield from run_here(call, probe, lambda call: probe.brief(call) or _serial(call, probe))
         if call.inputs.finished:
             _end(call.fn, report)
             return
-    s = call.settings
-    if s.executor is None and s.mp_context is None and s.parallel is None:
-        _foresee(call.fn, probe, call.inputs.left() or 0)
     try:
         from parmap._decision import Decision
     except OSError as error:  # not even a descriptor left to read it with

@@ -14,10 +14,8 @@ import signal
 import socket
 from contextlib import suppress
 
-import cloudpickle  # noqa: F401  (6 ms, in each worker that gets a function by value)
-
 from parmap import _worker
-from parmap._seat import ENDED, close_numbers
+from parmap._seat import CLOUDPICKLE_WORKER, ENDED, WORKER, close_numbers
 
 _NUMBERS = 4  # descriptors of a seat
 
@@ -53,7 +51,6 @@ def _serve(line: socket.socket) -> tuple[bytes, list[int]]:
     poll = select.poll()
     poll.register(line, select.POLLIN)
     poll.register(ended, select.POLLIN)
-    gc.freeze()  # what is there now stays in pages that all workers share
     while True:
         ready = dict(poll.poll())
         if ended in ready:
@@ -61,8 +58,11 @@ def _serve(line: socket.socket) -> tuple[bytes, list[int]]:
             _tell_who_ended(line)
         if line.fileno() in ready:
             word, numbers = _hear(line)
-            if word != b"w":
+            if word not in (WORKER, CLOUDPICKLE_WORKER):
                 return word, []
+            if word == CLOUDPICKLE_WORKER:
+                with suppress(ImportError):  # as the worker will tell
+                    import cloudpickle  # noqa: F401  (13 ms, once rather than in each worker)
             if _fork(line, numbers):
                 signal.set_wakeup_fd(-1)
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -84,6 +84,7 @@ def _fork(line: socket.socket, numbers: list[int]) -> bool:
     try:
         if len(numbers) < _NUMBERS:
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        gc.freeze()  # what is there now stays in pages that all workers share
         return os.fork() == 0
     except OSError as error:
         _tell(line, 0, error.errno or 0)

@@ -23,6 +23,7 @@ from parmap import (
     _plan,
     _pool,
     _report,
+    _way,
     crossover,
     pmap,
     shutdown,
@@ -33,6 +34,7 @@ from parmap._decision import Decision
 from parmap._engine import LocalEngine
 from parmap._handle import Worker
 from parmap._inputs import inputs_of
+from parmap._probe import Probe
 
 
 @pytest.fixture
@@ -150,7 +152,7 @@ def test_a_boot_took_as_long_as_the_worker_says(file: Path) -> None:
     """Its caller may have been at a long item when it was up."""
 
     class Worker:
-        board = (0, int(7.06e9))
+        board = (0, int(7.03e9))
 
     engine = LocalEngine.__new__(LocalEngine)
     engine._initializes, engine._booting, engine._began = False, True, 7.0
@@ -158,7 +160,7 @@ def test_a_boot_took_as_long_as_the_worker_says(file: Path) -> None:
     before = _machine.costs().boot
     assert not engine.booting
     share = _machine.LEARNING_MORE
-    assert _machine.costs().boot == pytest.approx(before + share * (0.06 - before))
+    assert _machine.costs().boot == pytest.approx(before + share * (0.03 - before))
 
 
 @pytest.mark.parametrize(
@@ -386,6 +388,58 @@ def test_a_call_of_two_dear_items_counts_for_a_start(file: Path) -> None:
     assert _known.missed > before
     list(pmap(abs, range(4), parallel=True, max_workers=2))
     assert _known.missed == 0.0  # workers were started, so the next start is to be earned anew
+
+
+@pytest.fixture
+def booted(file: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What a first call of this process has booted."""
+    told: list[str] = []
+    monkeypatch.setattr(_way, "_boot", lambda: told.append("server"))
+    for room in ("parmap._pool", "parmap._decision"):  # as if nobody had needed it yet
+        monkeypatch.setitem(sys.modules, room, None)
+    monkeypatch.setattr(Probe, "before", 0.0)
+    return told
+
+
+def after(seconds: float) -> Probe:
+    """One item that took so long."""
+    probe = Probe()
+    probe.add(1, seconds)
+    return probe
+
+
+def test_a_first_call_whose_plan_says_parallel_has_the_server_boot(booted: list[str]) -> None:
+    """What that took counts as paid when the call plans again."""
+    probe = after(0.5)
+    assert not _way._foresee(abs, probe, 100)
+    assert booted == ["server"]
+    report = _report.Report()
+    report.probe = probe
+    call = Call(abs, map, inputs_of(([1, 2, 3],), False), DEFAULT)
+    assert Decision(call, report)._gather(probe).missed == probe.spent > 0.0
+
+
+def test_a_first_call_whose_plan_says_serial_goes_on_here(booted: list[str]) -> None:
+    """Without the rooms of a decision, until items cost more."""
+    _machine._costs = _machine.Costs(boot=60.0)
+    probe = after(0.01)
+    assert _way._foresee(abs, probe, 50)
+    call = Call(abs, map, inputs_of(([0] * 50,), False), DEFAULT)
+    assert probe.brief(call)
+    probe.add(1, 0.015)
+    assert not probe.brief(call)
+    assert _way._foresee(abs, probe, 50)
+    assert booted == []
+
+
+@pytest.mark.parametrize(("left", "before"), [(200, 0.0), (50, 0.5)])
+def test_a_first_plan_that_says_serial_is_not_the_last_word(
+    booted: list[str], monkeypatch: pytest.MonkeyPatch, left: int, before: float
+) -> None:
+    """Of a long call, which may want a bar; of one of many, which may gain together."""
+    _machine._costs = _machine.Costs(boot=60.0)
+    monkeypatch.setattr(Probe, "before", before)
+    assert not _way._foresee(abs, after(0.01), left)
 
 
 def test_many_short_calls_get_workers_as_one_long_one_does(file: Path) -> None:

@@ -53,13 +53,12 @@ ROOMS = [
     "_messages",
     "_seat",
     "_failure",
-    "_outcome",
     "_transport",
     "_files",
     "_place",
     "_state",
     "_quiet",
-    "_loaded",
+    "_outcome",
     "errors",
 ]
 
@@ -220,6 +219,20 @@ def test_a_call_that_stays_serial_loads_nothing_heavy() -> None:
     """
     loaded = in_a_new_interpreter(program)
     assert [name for name in HEAVY if name in loaded] == []
+
+
+def test_functions_that_can_be_imported_need_no_cloudpickle() -> None:
+    """Not here, and not in workers, where it takes longer than the fork of one."""
+    program = """if True:
+        import json, sys
+        from parmap import pmap
+        ask = "'cloudpickle' in __import__('sys').modules"
+        options = {"parallel": True, "max_workers": 1}
+        by_reference = list(pmap(eval, [ask], **options)), eval(ask)
+        by_value = list(pmap(lambda ask: eval(ask), [ask], **options)), eval(ask)
+        print(json.dumps([by_reference, by_value]))
+    """
+    assert in_a_new_interpreter(program) == [[[False], False], [[True], True]]
 
 
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
