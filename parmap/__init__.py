@@ -11,8 +11,8 @@ One call, front to back, by the rooms it goes through:
                     millisecond goes no further; draw from _inputs
       2 _probe      run the first items here, keep their results           -> Probe
       3 _plan       + _machine: what we may use, and what it takes; _known:
-                    what earlier calls have shown; _imports, which workers
-                    have to do first; _decision goes over                  -> Plan
+                    what earlier calls have shown, and what workers have to
+                    import first; _decision goes over                      -> Plan
       4 _engine     lease warm workers from _pool, which get a _briefing and have
                     a _handle each, by which one sees who speaks or dies;
                     _processes begin, by _zygote if need be, each on its _seat

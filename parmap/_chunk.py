@@ -88,6 +88,10 @@ class Engine(Protocol):
     @property
     def booting(self) -> bool: ...  # no worker has come up yet, and the caller may go on meanwhile
     @property
+    def ready(self) -> int: ...  # how many of them neither start nor load the function any more
+    @property
+    def short_handed(self) -> bool: ...  # these are fewer than there are cores, or were asked for
+    @property
     def retired(self) -> int: ...  # workers of which chunks were taken back; they get nothing more
     @property
     def chunk_cost(self) -> float: ...  # in seconds; 0 for parmap's own, which the plan knows
@@ -106,12 +110,8 @@ class Engine(Protocol):
         """What happened, or does within the time; None: until something does."""
         return []
 
-    def boot_left(self) -> float:
-        """Seconds until a worker will be up."""
-        return 0.0
-
-    def all_at_work(self) -> bool:
-        """Whether every worker is at an item, so that the caller would only be in their way."""
+    def enough_at_work(self) -> bool:
+        """Whether as many are at items as can be, so that the caller would only be in their way."""
         return False
 
     def take_back(self) -> list[Chunk]:

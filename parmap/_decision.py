@@ -154,9 +154,7 @@ class Decision:
         if plan.workers > facts.warm and (memory := _machine.available_bytes()) is not None:
             facts = facts._replace(memory_workers=max(1, memory // _machine.WORKER_BYTES))
         if plan.case == 6:
-            from parmap._imports import import_seconds
-
-            self._loading = import_seconds(self._call.fn, facts.warm > 0)
+            self._loading = _known.import_seconds(self._call.fn, facts.warm > 0)
         return _plan.make_plan(facts._replace(loading=self._loading))
 
     def _gather(self, items: _known.Known | Probe) -> Facts:
@@ -247,9 +245,10 @@ class Decision:
             method = _processes.default_method() if given is None else start_method(given)
             if method == "forkserver":
                 _processes.start_server()  # it boots while the rest is imported
-            from parmap import _imports  # noqa: F401  (at the end no descriptor may be left)
             from parmap._engine import LocalEngine
-        return LocalEngine(self._call, workers, _machine.usable_cores()[0], method)
+        cores = _machine.usable_cores()[0]
+        first = _plan.at_first(workers, cores, self._loading)
+        return LocalEngine(self._call, workers, first, cores, method)
 
     def _cannot(self, reason: str, error: BaseException, quietly: bool = False) -> None:
         """Workers cannot be had: an error for who insists, else serial, with a warning unless the
@@ -290,9 +289,7 @@ class Decision:
         if self._flow is not None:
             if local:
                 self._report.learn_crowding()
-                from parmap._imports import imported
-
-                imported(fn)  # or will have been, which is paid for
+                _known.imported(fn)  # or will have been, which is paid for
             _machine.remember()
         seen = probe if probe.weighed else self._known
         if each and seen is not None and not probe.obstacle:

@@ -39,8 +39,9 @@ class LocalEngine:
 
     chunk_cost = 0.0
 
-    def __init__(self, call: Call, workers: int, cores: int, method: str):
-        """Raises what pickling `fn`, or starting a process, raises."""
+    def __init__(self, call: Call, workers: int, first: int, cores: int, method: str):
+        """With `first` of the workers; the others follow when these are at work. Raises what
+        pickling `fn`, or starting a process, raises."""
         self._process = os.getpid()
         self._timeout = call.settings.task_timeout
         self._initializes = call.settings.initializer is not None
@@ -54,10 +55,12 @@ class LocalEngine:
         self._events: list[Event] = []
         self._idle_deaths = 0  # in a row, without an item at fault or an answer between them
         self._wanted, self._too_many = workers, BOOT_TRIES + workers - 1
+        self._follow, self._enough = first < workers, min(workers, cores)
+        self._heard: set[Worker] = set()  # who has answered
         self._lost: list[int | None] = []
         self.deaths = self.bytes_moved = 0
         try:
-            self._hire(workers)
+            self._hire(first)
         except BaseException as error:
             with interrupts_deferred() as came:
                 self._briefing.end()
@@ -68,16 +71,23 @@ class LocalEngine:
         self._booting = not self._first_ready()
 
     def _hire(self, count: int) -> None:
-        self._take_in(self._crew.lease(count))
+        self._take_in(self._crew.lease(count, self._wanted))
 
     def _take_in(self, workers: list[Worker]) -> None:
         for worker in workers:
             self._queues[worker] = deque()
             self._watch.add(worker)
+            if worker.preparing:  # and may have to import: the sooner it knows, the better
+                self._briefing.tell(worker)
+                worker.flush()
 
     def _until_late_ones(self, seconds: float | None) -> float | None:
-        """Take in who was busy for a call that was over when this one began, and is ready now."""
+        """Take in who was busy for a call that was over when this one began, and is ready now; and
+        those that were to follow."""
         if (missing := self._wanted - self.workers) > 0:
+            if self._follow and not any(worker.preparing for worker in self._queues):
+                self._follow = False
+                self._hire_more(missing)
             coming = self._crew.coming()
             self._take_in(ready := self._crew.ready(missing))
             if ready:
@@ -111,12 +121,17 @@ class LocalEngine:
         times = (worker.board[_seat.READY] for worker in self._queues)
         return min(filter(None, times), default=0)
 
-    def all_at_work(self) -> bool:
-        boards = (worker.board for worker in self._queues)
-        return all(board[_seat.STARTED] and not board[_seat.LOADING] for board in boards)
+    @property
+    def ready(self) -> int:
+        return sum(not worker.preparing for worker in self._queues)
 
-    def boot_left(self) -> float:
-        return self._began + _machine.costs().boot - time.monotonic()
+    @property
+    def short_handed(self) -> bool:
+        return self.ready < self._enough
+
+    def enough_at_work(self) -> bool:
+        begun = (worker in self._heard or worker.running for worker in self._queues)
+        return min(sum(begun), self.ready) >= self._enough
 
     def hungry(self, low: int) -> Worker | None:
         least = None
@@ -156,7 +171,10 @@ class LocalEngine:
                 worker.board[_seat.CANCELLED] = self._job
                 with threading.Lock():
                     claimed = worker.board[_seat.CHUNK]
-                return [chunk for chunk in queue if chunk.number != claimed]
+                numbers = [chunk.number for chunk in queue]
+                # Those before it are done, though their answers may not be in yet.
+                begun = numbers.index(claimed) + 1 if claimed in numbers else 0
+                return list(queue)[begun:]
         return []
 
     @property
@@ -222,6 +240,7 @@ class LocalEngine:
 
     def _take_answer(self, worker: Worker, answer: _messages.Answer) -> None:
         self._idle_deaths = 0
+        self._heard.add(worker)
         self._see_ready()
         chunk = self._done_with_first(worker) if answer.last else self._queues[worker][0]
         if any(isinstance(outcome, Parcel) and outcome.tray for _, outcome in answer.groups):
@@ -242,7 +261,7 @@ class LocalEngine:
             self._events.append(Lost(list(self._queues[worker]), False, 0, 0, died(None)))
             self._remove(worker, kill=True)
             self._crew.dismiss_idle()
-            self._hire_instead()
+            self._hire_more(1)
         else:
             for each, queue in list(self._queues.items()):
                 self._remove(each, kill=bool(queue))
@@ -269,13 +288,13 @@ class LocalEngine:
         self.deaths += running and overdue is None
         self._events.append(Lost(chunks, running, offset, length, overdue or died(worker.code)))
         if chunks:
-            self._hire_instead()
+            self._hire_more(1)
 
-    def _hire_instead(self) -> None:
+    def _hire_more(self, count: int) -> None:
         if self._queues and refusal():
             return  # the others have to do
         try:
-            self._hire(1)
+            self._hire(count)
         except (OSError, RuntimeError) as error:
             if not self._queues:
                 self._events.append(Unavailable(f"no worker could be started: {error}", error))

@@ -77,12 +77,13 @@ def _shortest_trip(executor: Any, carrier: _carriers.Carrier) -> float:
 class ExecutorEngine:
     """For one call. To the flow all workers are one."""
 
-    booting = False  # the caller does not compute beside an executor that may have its cores
-    retired = deaths = bytes_moved = 0
+    # The caller does not compute beside an executor that may have its cores.
+    booting = short_handed = False
+    ready = retired = deaths = bytes_moved = 0
     chunk_cost = FIRST_OVERHEAD
     # A chunk is sent at once, not taken back, and nobody tells how far it is.
     flush, take_back, running_items = Engine.flush, Engine.take_back, Engine.running_items
-    boot_left, all_at_work = Engine.boot_left, Engine.all_at_work
+    enough_at_work = Engine.enough_at_work
 
     def __init__(self, call: Call):
         """Raises what pickling the function raises, and what the executor does."""

@@ -79,7 +79,7 @@ class Flow:
         self._helps = self._unanswered and call.settings.parallel is None
         self._own: Chunk | None = None
         self._began = began  # when workers were decided for
-        self._late = 0.0 if engine.booting else LATE_SECONDS
+        self._late = 0.0 if engine.short_handed else LATE_SECONDS
 
     def batches(self) -> Iterator[Iterator[Any]]:
         """Results as they come, until the input has ended or the engine cannot go on."""
@@ -104,8 +104,7 @@ class Flow:
                 _run_some(self._call, window.chunks[0], self._report)
             elif self._own and self._own.left:
                 _run_some(self._call, self._own, self._report)
-                if not self._hear(0.0) and self._engine.all_at_work():
-                    self._stop_helping()
+                self._hear(0.0)
             else:
                 self._wait()
 
@@ -146,14 +145,14 @@ class Flow:
         self._own = None
 
     def _next_own(self) -> Chunk | None:
-        """What the caller can do until workers are there, if that is an item at all; not all that
-        there is space for. Where nothing else is left, what one of them has not begun."""
+        """What the caller can do until workers are there, if that is an item at all; once one is,
+        its share. Where nothing else is left, what one of them has not begun."""
         engine, again = self._engine, self._window.again
         if perf_counter() < self._began + self._late:
             return None
-        seconds = max(engine.boot_left(), LATE_SECONDS)
-        if 0 < self._each <= 2 * seconds:
-            chunk = self._cut(max(1, int(min(seconds / self._each, self._space() / 2))))
+        if 0 < self._each <= 2 * LATE_SECONDS:
+            alone = max(1, int(min(LATE_SECONDS / self._each, self._space() / 2)))
+            chunk = self._cut(self._shares()[0] if engine.ready else alone)
             if chunk is not None:
                 return chunk
             if self._call.inputs.finished and not again:
@@ -164,7 +163,7 @@ class Flow:
     def _shares(self) -> tuple[int, int, int]:
         """Items of the next chunk, and the fewest and the most chunks that a worker should have."""
         engine, each, left = self._engine, self._each, self._call.inputs.left()
-        workers, cost = engine.workers, engine.chunk_cost
+        workers, cost = engine.workers + (self._helps and not self._late), engine.chunk_cost
         if left is not None:
             left += sum(len(chunk.items) for chunk in self._window.again)
         size = self._call.settings.chunksize
@@ -256,6 +255,8 @@ class Flow:
                     self._window.settle(chunk, error)
                 case Unavailable():
                     self.unavailable = event
+        if self._helps and self._engine.enough_at_work():
+            self._stop_helping()
         return bool(events)
 
     def _take(self, part: Part) -> None:
@@ -263,12 +264,11 @@ class Flow:
         count = self._window.take(part)
         if not count:
             return
-        if self._unanswered:  # workers take over from the caller
+        if self._unanswered:
             self._unanswered = False
             # What warm ones needed beside work and data is what a call costs.
             if self._late and chunk.path is None:
                 _machine.called(perf_counter() - self._began - answer.seconds, self._report.rested)
-            self._stop_helping()
         each = answer.seconds / count
         self._each = (self._each + each) / 2 if self._each else each
         back = sum(o.bulk(n) for n, o in answer.groups if isinstance(o, Parcel))

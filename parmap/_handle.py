@@ -10,7 +10,7 @@ from typing import Any
 
 from parmap import _messages
 from parmap._processes import begin
-from parmap._seat import PID, STARTED, close_end, close_numbers, new_seat, readable
+from parmap._seat import LOADING, PID, READY, STARTED, close_end, close_numbers, new_seat, readable
 from parmap._transport import Parcel, frame, open_frame
 
 _READABLE = 1  # select.POLLIN, which Windows lacks; hang-ups are told unasked
@@ -79,6 +79,11 @@ class Worker:
                 for _, outcome in message.groups:
                     if isinstance(outcome, Parcel):
                         outcome.discard()
+
+    @property
+    def preparing(self) -> bool:
+        """Whether it starts, or loads a function, which may import a lot."""
+        return not self.board[READY] or self.board[LOADING] < 0
 
     @property
     def running(self) -> bool:

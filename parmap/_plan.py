@@ -133,37 +133,37 @@ def _parallel(f: Facts, workers: int) -> float:
     moving; but the caller moves its half alone, and items are whole. What calls would have gained
     before pays for a start in advance.
     """
-    each, hired, prices = f.seconds_per_item, workers - f.warm, [0.0, 0.0, f.loading]
+    each, start, boot, loading = f.seconds_per_item, 0.0, 0.0, f.loading
     if not f.warm:
-        hired, prices[:2] = workers - f.cores, [f.costs.start, f.costs.boot]
-    start, boot, loading = _less(prices, f.missed)
-    rest = f.expected * each
+        start, boot = f.costs.start, f.costs.boot
+    first = at_first(workers, f.cores, loading)
     # Workers that import take processors from the caller, who then does that much less.
-    slow = max(1.0, (workers + 1) / f.cores) - 1.0
+    slow = max(f.costs.crowding, (first + 1) / f.cores) - 1.0
+    if f.missed > start + slow * loading:  # all that a start costs which comes too late
+        boot = loading = 0.0
+    start = max(0.0, start - f.missed)
+    rest = f.expected * each
     here = math.ceil(min(boot + loading, rest) / each) if each else 0
     left = f.expected - here
     if left <= 0:
         return start + rest + slow * min(loading, rest)
     moved, handled = left * f.transfer_per_item, left * HANDLING_SECONDS
-    work = left * each + moved + handled
+    work = left * each + moved + handled + (workers - first) * loading
     load = min(f.busy, 1.0) + THREADS_WORTH * max(0.0, f.busy - 1.0)
     crowding = 1.0 if f.busy < 1 - WAITING_SHARE or workers == 1 else f.costs.crowding
     speed = max(1.0, min(workers, f.cores / max(load, 1e-9)) / crowding)
     together = (work + work / CHUNK_SECONDS * f.costs.chunk) / speed
     rounds = math.ceil(left / workers) * each
-    hire = f.costs.hire * max(0, hired)
+    hire = f.costs.hire * max(0, workers - max(f.warm, f.cores))  # till then, the caller helps
     up = start + here * each + slow * loading
     call = f.costs.call + (f.costs.wake if f.warm and f.rested else 0.0)
     return up + hire + call + max(together, rounds, moved / 2 + handled)
 
 
-def _less(prices: list[float], paid: float) -> list[float]:
-    """What is left of the prices, when so much was paid before."""
-    left = []
-    for price in prices:
-        left.append(max(0.0, price - paid))
-        paid = max(0.0, paid - price)
-    return left
+def at_first(workers: int, cores: int, loading: float) -> int:
+    """How many to begin with: while workers import, the caller goes on, and needs a core. The
+    others begin when those are there."""
+    return min(workers, max(1, cores - 1)) if loading else workers
 
 
 # Seconds of work in a chunk for each that it costs an executor. Smaller wastes workers; larger
@@ -172,7 +172,7 @@ CHUNK_WORTH = 25
 
 # Seconds of work in a chunk at the least, also at the end. Smaller sends crumbs, at 40 us each;
 # larger lets the last worker end that much later. From benchmarks/no_regret.py.
-LEAST_SECONDS = 300e-6
+LEAST_SECONDS = 500e-6
 
 
 def chunk_size(

@@ -61,11 +61,11 @@ class Crew:
         self._most = 0  # workers of one call at the most: more idle ones are not kept
         self._sweeper: Any = None
 
-    def lease(self, count: int) -> list[Worker]:
-        """Up to `count` workers for one call: idle ones, and newly hired ones. Raises what starting
-        a process raises."""
+    def lease(self, count: int, most: int) -> list[Worker]:
+        """Up to `count` workers for a call that has `most` in all: idle ones, and newly hired ones.
+        Raises what starting a process raises."""
         self._await_drained(count)
-        self._most = max(self._most, count)
+        self._most = max(self._most, most)
         team = self.ready(count)
         missing = count - len(team) - (self.coming() if team else 0)
         if missing > 0:
@@ -95,11 +95,12 @@ class Crew:
         return sorted(free, key=lambda worker: worker.free_since)
 
     def _idle(self) -> list[Worker]:
-        """With the lock: those whose last answer is in."""
+        """With the lock: those whose last answer is in. Last, those that prepare for none yet."""
         free = self._free()
         for worker in free:
             worker.drain()
-        return [worker for worker in free if not worker.inflight]
+        idle = (worker for worker in free if not worker.inflight)
+        return sorted(idle, key=lambda worker: worker.preparing)
 
     def _take_idle(self, which: slice = slice(None), wait: bool = True) -> list[Worker]:
         """Idle workers, which nobody else gets from now on."""
@@ -134,13 +135,13 @@ class Crew:
         free = self._free()
         if free and time.monotonic() - free[-1].free_since > IDLE_SECONDS:
             self._lay_off(self._take_idle(wait=False))
-        return sum(not worker.inflight for worker in self._free())
+        return sum(not (worker.inflight or worker.preparing) for worker in self._free())
 
     def coming(self) -> int:
         """Workers that still import what a call needed that is over."""
         self._take_idle(slice(0))
         since = time.monotonic() - COMING_SECONDS
-        late = [worker for worker in self._free() if worker.inflight and not worker.running]
+        late = [w for w in self._free() if w.preparing or (w.inflight and not w.running)]
         return sum(worker.free_since > since for worker in late)
 
     def _hire(self, count: int, team: list[Worker]) -> None:
@@ -189,8 +190,9 @@ class Crew:
 
     def _lay_off(self, workers: Iterable[Worker], kill: bool = False) -> None:
         """Strike workers that are of no more use, with their files."""
-        for worker in workers if kill else ():
-            worker.kill()
+        for worker in workers:
+            if kill or worker.preparing:  # it would not hear of it for a while
+                worker.kill()
         for worker in workers:
             self.lose(worker)
             self.store.sweep(f"{worker.pid}-")
@@ -201,7 +203,7 @@ class Crew:
 
     def end(self) -> None:
         """Those without work are asked to leave, the others are killed."""
-        leaving = self._take_idle()
+        leaving = [worker for worker in self._take_idle() if not worker.preparing]
         for worker in leaving:
             worker.close()
         limit = time.monotonic() + LEAVE_SECONDS

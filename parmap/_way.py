@@ -11,7 +11,7 @@ from time import perf_counter
 
 from parmap._call import DEFAULT, NO_WORKERS, Call, warn
 from parmap._inputs import SLICED, Slices, inputs_of
-from parmap._known import seconds_of
+from parmap._known import import_seconds, seconds_of
 from parmap._outcome import handed_out, loaded, nested, stopped
 from parmap._probe import (
     BATCH_SECONDS,
@@ -153,7 +153,7 @@ def _foresee(fn: Callable[..., Any], probe: Probe, left: int, most: int | None =
 
 
 def _first_plan(fn: Callable[..., Any], probe: Probe, left: int, most: int | None) -> Plan:
-    from parmap import _imports, _machine, _plan
+    from parmap import _machine, _plan
 
     facts = _plan.Facts(
         done=probe.items,
@@ -163,7 +163,7 @@ def _first_plan(fn: Callable[..., Any], probe: Probe, left: int, most: int | Non
         costs=_machine.costs(),
         cores=_machine.usable_cores()[0],
         most_workers=most,
-        loading=_imports.import_seconds(fn, warm=False),
+        loading=import_seconds(fn, warm=False),
     )
     return _plan.make_plan(facts)
 

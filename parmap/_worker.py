@@ -134,6 +134,7 @@ class _Office:
 
 def _serve(office: _Office) -> None:
     initialized = _initialize(office.hello.initializer)
+    office.board[LOADING] = -1  # the first function is on its way
     office.board[READY] = time.monotonic_ns()
     desk: _Desk | None = None
     while (message := office.receive()) is not None:
@@ -182,6 +183,7 @@ class _Desk:
         job = self.job
         if isinstance(initialized, Failure):
             return Refusal(job.number, "initializer", initialized)
+        self.office.board[LOADING] = -job.number
         if job.place is not None:
             _place.follow(job.place, job.threads)
         try:

@@ -224,8 +224,11 @@ def busy(loops: int) -> int:
 
 def test_a_function_known_to_take_long_goes_to_workers_at_once(file: Path) -> None:
     """Its first item is not run here when workers are warm: the earlier call has told."""
-    list(pmap(abs, range(4), parallel=True, max_workers=2))  # workers are warm
-    nested = lambda loops: sum(range(loops)) and os.getpid()  # noqa: E731  (no module to import)
+    shutdown()
+    list(pmap(abs, range(4), parallel=True, max_workers=2))
+    assert eventually(lambda: _pool.warm_workers() == 2, LIMIT)
+    nested = lambda loops: sum(range(loops)) and os.getpid()  # noqa: E731
+    _known.imported(nested)
     _known.keep(nested, _known.Known(0.01, 1.0, 1e-6))
     results = pmap(nested, [100_000] * 40, max_workers=2)
     assert next(results) != os.getpid()
@@ -303,7 +306,61 @@ def test_workers_that_an_ended_call_began_serve_the_next(file: Path, tmp_path: P
         assert _pool.warm_workers() == 0
     finally:
         heavy.gate.touch()
-    assert eventually(lambda: _pool.warm_workers() == 2, LIMIT)
+    assert eventually(lambda: _pool.warm_workers() == len(workers()), LIMIT)
+
+
+class HeavyForOthers(Heavy):
+    """It takes the first worker that loads it no time."""
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        try:
+            state["gate"].with_name("first").mkdir()
+            self.__dict__.update(state)
+        except FileExistsError:
+            super().__setstate__(state)
+
+
+def workers() -> list[Worker]:
+    return [worker for crew in _pool._all for worker in crew._workers]
+
+
+@pytest.fixture
+def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And functions that workers have to import something for."""
+    monkeypatch.setattr(_machine, "usable_cores", lambda: (2, "by this test"))
+    monkeypatch.setattr(_known, "import_seconds", lambda fn, warm: 0.0 if warm else 0.01)
+
+
+def test_while_a_worker_imports_the_caller_keeps_a_core(
+    file: Path, tmp_path: Path, two_cores: None
+) -> None:
+    """So a start in vain costs little. The other one is hired by the next call."""
+    shutdown()
+    heavy = Heavy(tmp_path / "gate")
+    try:
+        assert list(pmap(heavy, range(2000), max_workers=2)) == [os.getpid()] * 2000
+        assert len(workers()) == 1
+    finally:
+        heavy.gate.touch()
+    assert eventually(lambda: _pool.warm_workers() == 1, LIMIT)
+    results = pmap(heavy, range(2000), max_workers=2)
+    assert len(list(results)) == 2000
+    assert results.report.workers == len(workers()) == 2
+
+
+def test_the_caller_shares_the_work_while_a_worker_still_imports(
+    file: Path, tmp_path: Path, two_cores: None
+) -> None:
+    """Where the first is there in time, the other one follows in the same call."""
+    shutdown()
+    heavy = HeavyForOthers(tmp_path / "gate")
+    try:
+        ran = list(pmap(heavy, range(2000), max_workers=2))
+        (first,) = set(ran) - {os.getpid()}
+        assert ran.count(os.getpid()) < 2000
+        assert {worker.pid for worker in workers()} > {first}
+    finally:
+        heavy.gate.touch()
 
 
 def test_a_dropped_call_waits_for_nobody_who_looks_for_workers(file: Path) -> None:

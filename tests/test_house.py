@@ -44,7 +44,6 @@ ROOMS = [
     "_report",
     "_probe",
     "_call",
-    "_imports",
     "_plan",
     "_known",
     "_machine",

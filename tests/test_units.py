@@ -15,8 +15,8 @@ import numpy
 import pytest
 
 from parmap import (
+    _chunk,
     _failure,
-    _imports,
     _known,
     _machine,
     _outcome,
@@ -27,6 +27,7 @@ from parmap import (
 )
 from parmap._engine import LocalEngine
 from parmap._files import Store
+from parmap._handle import Worker
 from parmap._transport import pack, unpack
 from parmap.errors import WorkerDied
 
@@ -209,10 +210,10 @@ def test_what_a_function_makes_workers_import_is_seen_through_what_wraps_it() ->
 
     by_global = lambda x: numpy.sum(x)  # noqa: E731
     for fn in (by_global, numpy.mean, partial(by_global, 1), Wrapper(by_global)):
-        assert "numpy" in _imports.packages(fn)
-    assert _imports.packages(lambda x: os.getpid() + x) <= {__name__}
-    assert _imports.packages(abs) == frozenset()
-    assert _imports._seconds(frozenset({"numpy"}), 0) > 50 * _imports.MODULE_SECONDS
+        assert "numpy" in _known.packages(fn)
+    assert _known.packages(lambda x: os.getpid() + x) <= {__name__}
+    assert _known.packages(abs) == frozenset()
+    assert _known._seconds(frozenset({"numpy"}), 0) > 50 * _known.MODULE_SECONDS
 
 
 def test_waiting_work_gets_more_workers_than_cores() -> None:
@@ -266,17 +267,38 @@ def test_a_death_is_told_in_words(exitcode: int | None, words: str) -> None:
     assert signal.SIGTERM == 15
 
 
-def test_workers_are_all_at_work_when_none_waits_or_loads() -> None:
-    class Worker:
-        def __init__(self, started: int, loading: int) -> None:
-            self.board = [0] * 8
-            self.board[_seat.STARTED], self.board[_seat.LOADING] = started, loading
+@pytest.mark.parametrize(("claimed", "left"), [(0, 3), (1, 2), (2, 1), (3, 0)])
+def test_what_a_worker_has_begun_cannot_be_taken_back(claimed: int, left: int) -> None:
+    """Nor what it had before that: it is done, though the answer may not be in yet."""
+    worker = Worker.__new__(Worker)
+    worker.board = memoryview(bytearray(64)).cast("q")
+    engine = LocalEngine.__new__(LocalEngine)
+    chunks = [_chunk.Chunk(start, [start], 0) for start in range(3)]
+    engine._job, engine._queues = 7, {worker: deque(chunks)}
+    worker.board[_seat.CHUNK] = chunks[claimed - 1].number if claimed else 0
+    assert engine.take_back() == chunks[3 - left :]
+    assert engine.take_back() == []  # it is to get nothing more, and has nothing more
 
-    def at_work(*workers: Worker) -> bool:
+
+def test_enough_are_at_work_when_as_many_run_items_as_there_are_cores() -> None:
+    """Or have answered, if they have nothing to do any more; but not who has yet to import."""
+
+    def seen(ready: int, started: int, loading: int) -> Worker:
+        worker = Worker.__new__(Worker)
+        worker.board = memoryview(bytearray(64)).cast("q")
+        words = worker.board
+        words[_seat.READY], words[_seat.STARTED], words[_seat.LOADING] = ready, started, loading
+        return worker
+
+    def enough(*workers: Worker, heard: int = 0) -> bool:
         engine = LocalEngine.__new__(LocalEngine)
-        engine._queues = {worker: deque() for worker in workers}  # type: ignore[misc]
-        return engine.all_at_work()
+        engine._queues = {worker: deque() for worker in workers}
+        engine._heard, engine._enough = set(workers[:heard]), 2
+        return engine.enough_at_work()
 
-    assert at_work(Worker(1, 0), Worker(2, 0))
-    assert not at_work(Worker(1, 0), Worker(0, 0))
-    assert not at_work(Worker(1, 0), Worker(2, -1))
+    assert enough(seen(1, 1, 0), seen(1, 2, 0))
+    assert enough(seen(1, 0, 0), seen(1, 2, 7), heard=1)
+    assert not enough(seen(1, 1, 0))
+    assert not enough(seen(1, 1, 0), seen(1, 0, 0))
+    assert not enough(seen(1, 1, 0), seen(1, 0, -1), heard=2)
+    assert not enough(seen(1, 1, 0), seen(0, 0, 0), heard=1)
