@@ -148,14 +148,17 @@ class Decision:
     def _make_plan(self, items: _known.Known | Probe) -> Plan:
         """What takes long to ask is asked only where workers are worth it otherwise."""
         facts = self._gather(items)
+        more: dict[str, float] = {}
         plan = _plan.make_plan(facts)
         if not plan.parallel or self._call.settings.executor is not None:
             return plan
         if plan.workers > facts.warm and (memory := _machine.available_bytes()) is not None:
-            facts = facts._replace(memory_workers=max(1, memory // _machine.WORKER_BYTES))
+            more["memory_workers"] = max(1, memory // _machine.WORKER_BYTES)
         if plan.case == 6:
             self._loading = _known.import_seconds(self._call.fn, facts.warm > 0)
-        return _plan.make_plan(facts._replace(loading=self._loading))
+        if self._loading:
+            more["loading"] = self._loading
+        return _plan.make_plan(facts._replace(**more)) if more else plan
 
     def _gather(self, items: _known.Known | Probe) -> Facts:
         call = self._call

@@ -27,12 +27,19 @@ _SIZED: tuple[Any, ...] = (
 _INSTANT = frozenset(type(iter(empty)) for empty in _SIZED)
 
 
-SLICED = (list, tuple, range)
+_SLICED = frozenset({list, tuple, range})
+
+
+def sliced(items: Any) -> bool:
+    """Whether slices hold what iterating gives, as those of NumPy's arrays do."""
+    kind = type(items)
+    array = kind.__name__ == "ndarray" and kind.__module__ == "numpy"
+    return items.ndim > 0 if array else kind in _SLICED
 
 
 def inputs_of(iterables: Sequence[Any], strict: bool) -> Inputs:
     """The items of a call. `iter` is called on each iterable here, as `map` does."""
-    if len(iterables) == 1 and type(iterables[0]) in SLICED:
+    if len(iterables) == 1 and sliced(iterables[0]):
         try:
             return Slices(iterables[0])
         except OverflowError:
@@ -114,7 +121,7 @@ class Inputs:
 
 
 class Slices(Inputs):
-    """Of a list, a tuple or a range, in a third of the time. Changes are seen, as by `map`."""
+    """Of what can be cut, in a third of the time. Changes are seen, as by `map`."""
 
     instant = True
 
@@ -129,7 +136,7 @@ class Slices(Inputs):
     def cut(self, count: int) -> Sequence[Any]:
         items = self._items[self.drawn : self.drawn + count]
         self.drawn += len(items)
-        return list(items) if type(items) is tuple else items
+        return items if type(items) is list or type(items) is range else list(items)
 
     def take(self, count: int) -> list[Any]:
         return list(self.cut(count))

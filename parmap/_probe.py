@@ -60,7 +60,7 @@ THREADS_SECONDS = 10e-3
 
 # Items that are weighed together. Fewer bear the cost of a whole pickle; more takes longer than it
 # tells.
-WEIGH_ITEMS = 64
+WEIGH_ITEMS = 16
 
 # Seconds up to which items are weighed twice. Smaller takes the import of pickle for their cost;
 # larger repeats what is dear.

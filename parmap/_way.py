@@ -10,7 +10,7 @@ from contextlib import suppress
 from time import perf_counter
 
 from parmap._call import DEFAULT, NO_WORKERS, Call, warn
-from parmap._inputs import SLICED, Slices, inputs_of
+from parmap._inputs import Slices, inputs_of, sliced
 from parmap._known import import_seconds, seconds_of
 from parmap._outcome import handed_out, loaded, nested, stopped
 from parmap._probe import (
@@ -43,7 +43,7 @@ def way_of(
     report: Report,
 ) -> Iterator[Iterator[Any]]:
     """The batches of results of a call. A generator, so nothing runs before the first `next`."""
-    if settings is DEFAULT and len(iterables) == 1 and type(iterables[0]) in SLICED:
+    if settings is DEFAULT and len(iterables) == 1 and sliced(iterables[0]):
         try:
             return _short_way(fn, mapper, iterables[0], len(iterables[0]), report)
         except OverflowError:
@@ -72,7 +72,7 @@ class InTurns:
 def _short_way(
     fn: Callable[..., Any], mapper: Mapper, items: Sequence[Any], left: int, report: Report
 ) -> Iterator[Iterator[Any]]:
-    """The first millisecond of a list, a tuple or a range, as `run_here` would run it. In one
+    """The first millisecond of what can be cut, as `run_here` would run it. In one
     piece: on cold caches each function that is entered costs a microsecond; most calls end here."""
     report.start()
     probe, size, done, before = report.probe, 1, 0, None
@@ -82,7 +82,7 @@ def _short_way(
     short = seconds_of(fn, left) < probe.tiny
     if short and left > 2:  # else there is nothing to share
         before = clocks()
-    while short and probe.seconds < BATCH_SECONDS and (batch := items[done : done + size]):
+    while short and probe.seconds < BATCH_SECONDS and len(batch := items[done : done + size]):
         values = []
         began = perf_counter()
         try:

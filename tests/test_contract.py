@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from waiting import eventually
 
@@ -287,6 +288,24 @@ def test_the_shortest_iterable_ends_it(pmap):
         return values, list(a), list(b), next(c)
 
     assert left_by(pmap) == left_by(map)
+
+
+@pytest.mark.parametrize("shape", [(7,), (7, 2), (0,), (0, 3)])
+@pytest.mark.parametrize("kind", [float, object])
+def test_an_array_is_mapped_as_by_map(pmap, shape, kind):
+    """Its rows, or its scalars, of the same types; an empty one gives nothing."""
+    array = numpy.arange(numpy.prod(shape)).reshape(shape).astype(kind)
+
+    def told(item: Any) -> Any:
+        return type(item), numpy.sum(item)
+
+    assert list(pmap(told, array)) == list(map(told, array))
+
+
+def test_an_array_without_a_dimension_is_a_type_error_at_the_call(pmap):
+    """As map(f, array) is."""
+    with pytest.raises(TypeError, match="0-d array"):
+        pmap(abs, numpy.array(3.0))
 
 
 @pytest.mark.engines("serial", "decide")
