@@ -86,8 +86,6 @@ class Engine(Protocol):
     @property
     def deaths(self) -> int: ...  # how many were lost
     @property
-    def booting(self) -> bool: ...  # no worker has come up yet, and the caller may go on meanwhile
-    @property
     def ready(self) -> int: ...  # how many of them neither start nor load the function any more
     @property
     def short_handed(self) -> bool: ...  # these are fewer than there are cores, or were asked for

@@ -154,7 +154,7 @@ class Decision:
             return plan
         if plan.workers > facts.warm and (memory := _machine.available_bytes()) is not None:
             more["memory_workers"] = max(1, memory // _machine.WORKER_BYTES)
-        if plan.case == 6:
+        if plan.case == 6 and self._method() != "fork":  # which has all modules
             self._loading = _known.import_seconds(self._call.fn, facts.warm > 0)
         if self._loading:
             more["loading"] = self._loading
@@ -223,7 +223,6 @@ class Decision:
 
         self._flow = Flow(self._call, self._engine, self._progress, self._report, began)
         yield from self._flow.batches()
-        self._report.workers = max(self._report.workers, self._engine.workers)
         self._report.bytes_moved += self._engine.bytes_moved
         lost = self._flow.unavailable
         if lost is not None and self._call.insists:
@@ -244,14 +243,21 @@ class Decision:
         with interrupts_deferred():
             from parmap import _processes
 
-            given = s.mp_context
-            method = _processes.default_method() if given is None else start_method(given)
+            method = self._method()
             if method == "forkserver":
                 _processes.start_server()  # it boots while the rest is imported
             from parmap._engine import LocalEngine
         cores = _machine.usable_cores()[0]
         first = _plan.at_first(workers, cores, self._loading)
         return LocalEngine(self._call, workers, first, cores, method)
+
+    def _method(self) -> str:
+        given = self._call.settings.mp_context
+        if given is not None:
+            return start_method(given)
+        from parmap._processes import default_method
+
+        return default_method()
 
     def _cannot(self, reason: str, error: BaseException, quietly: bool = False) -> None:
         """Workers cannot be had: an error for who insists, else serial, with a warning unless the
@@ -290,7 +296,7 @@ class Decision:
         probe, each, fn = self._probe, self._report.seconds_per_item, self._call.fn
         local = self._call.settings.executor is None
         if self._flow is not None:
-            if local:
+            if local and self._engine and self._engine.method != "fork":
                 self._report.learn_crowding()
                 _known.imported(fn)  # or will have been, which is paid for
             _machine.remember()
@@ -300,7 +306,8 @@ class Decision:
         if self._flow is None and self._call.settings.parallel is None and not self._final:
             # With two workers, at the least; for items that use both already, nothing is certain.
             gain = probe.items * (each * (1.0 - max(1.0, probe.busy) / 2) - probe.transfer / 2)
-            if gain > _machine.Costs().call and local and (self._loading or not _warm()):
+            paid = _warm() or _coming()
+            if gain > _machine.Costs().call and local and (self._loading or not paid):
                 _known.missed += gain
 
 

@@ -40,8 +40,8 @@ class LocalEngine:
     chunk_cost = 0.0
 
     def __init__(self, call: Call, workers: int, first: int, cores: int, method: str):
-        """With `first` of the workers; the others follow when these are at work. Raises what
-        pickling `fn`, or starting a process, raises."""
+        """With `first` of the workers; the others follow when all of these are at items. Raises
+        what pickling `fn`, or starting a process, raises."""
         self._process = os.getpid()
         self._timeout = call.settings.task_timeout
         self._initializes = call.settings.initializer is not None
@@ -63,6 +63,7 @@ class LocalEngine:
             self._hire(first)
         except BaseException as error:
             with interrupts_deferred() as came:
+                self._crew.give_back(self._queues)
                 self._briefing.end()
                 if isinstance(error, KeyboardInterrupt):
                     came.clear()  # a second one asks for what is on its way
@@ -71,13 +72,14 @@ class LocalEngine:
         self._booting = not self._first_ready()
 
     def _hire(self, count: int) -> None:
-        self._take_in(self._crew.lease(count, self._wanted))
+        with interrupts_deferred():  # else nobody would know of them
+            self._take_in(self._crew.lease(count, self._wanted))
 
     def _take_in(self, workers: list[Worker]) -> None:
         for worker in workers:
             self._queues[worker] = deque()
             self._watch.add(worker)
-            if worker.preparing:  # and may have to import: the sooner it knows, the better
+            if self._follow or not worker.job:  # it may import: the sooner it knows, the better
                 self._briefing.tell(worker)
                 worker.flush()
 
@@ -85,9 +87,12 @@ class LocalEngine:
         """Take in who was busy for a call that was over when this one began, and is ready now; and
         those that were to follow."""
         if (missing := self._wanted - self.workers) > 0:
-            if self._follow and not any(worker.preparing for worker in self._queues):
+            if self._follow:
+                if self._at_work() < self.workers:
+                    return seconds
                 self._follow = False
                 self._hire_more(missing)
+                return 0.0
             coming = self._crew.coming()
             self._take_in(ready := self._crew.ready(missing))
             if ready:
@@ -130,8 +135,12 @@ class LocalEngine:
         return self.ready < self._enough
 
     def enough_at_work(self) -> bool:
-        begun = (worker in self._heard or worker.running for worker in self._queues)
-        return min(sum(begun), self.ready) >= self._enough
+        return self._at_work() >= self._enough
+
+    def _at_work(self) -> int:
+        """How many are at an item of this call, or have been."""
+        begun = (worker for worker in self._queues if worker in self._heard or worker.running)
+        return sum(not worker.preparing for worker in begun)
 
     def hungry(self, low: int) -> Worker | None:
         least = None
@@ -167,7 +176,8 @@ class LocalEngine:
     def take_back(self) -> list[Chunk]:
         """See `_worker._Desk._claim` for why no item can be run twice."""
         for worker, queue in reversed(self._queues.items()):
-            if queue and not self._is_retired(worker):
+            # One whose only chunk is running has nothing to give, and would be stopped in it.
+            if len(queue) > worker.running and not self._is_retired(worker):
                 worker.board[_seat.CANCELLED] = self._job
                 with threading.Lock():
                     claimed = worker.board[_seat.CHUNK]
@@ -264,7 +274,7 @@ class LocalEngine:
             self._hire_more(1)
         else:
             for each, queue in list(self._queues.items()):
-                self._remove(each, kill=bool(queue))
+                self._remove(each, kill=bool(queue) or each.preparing)
             reason, error = why_refused(refusal, self._briefing.facts or {})
             self._events.append(Unavailable(reason, error))
 
@@ -291,12 +301,12 @@ class LocalEngine:
             self._hire_more(1)
 
     def _hire_more(self, count: int) -> None:
-        if self._queues and refusal():
+        if self.retired < self.workers and refusal():
             return  # the others have to do
         try:
             self._hire(count)
         except (OSError, RuntimeError) as error:
-            if not self._queues:
+            if self.retired == self.workers:
                 self._events.append(Unavailable(f"no worker could be started: {error}", error))
 
     def _remove(self, worker: Worker, kill: bool) -> None:

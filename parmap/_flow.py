@@ -45,8 +45,9 @@ FIRST_AHEAD_UNKNOWN = 8
 # more files, and a new one costs three times what one costs that is written again.
 WAKE_BYTES = 256 * 2**10
 
-# Seconds without an answer from warm workers after which the caller helps: they may be importing.
-# Smaller takes work from workers that are about to answer.
+# Seconds without an answer from warm workers after which the caller helps: they may be importing;
+# also of work that it takes at a time, and half of an item's. Smaller takes work from workers that
+# are about to answer; larger keeps it from those that come.
 LATE_SECONDS = 20e-3
 
 # Seconds between two looks at the boards, while a bar is shown.
@@ -74,7 +75,7 @@ class Flow:
             self._first_ahead = max(FIRST_AHEAD, int(two))
         self._patience = 0  # how often the window was widened for one slow item
         self.unavailable: Unavailable | None = None
-        # The caller goes on until a worker has answered, unless the user insists on workers.
+        # The caller goes on until enough are at work, unless the user insists on workers.
         self._unanswered = call.settings.executor is None
         self._helps = self._unanswered and call.settings.parallel is None
         self._own: Chunk | None = None
@@ -229,12 +230,14 @@ class Flow:
 
     def _wait(self) -> None:
         starved = self._engine.hungry(1) is not None  # a worker has nothing to do
+        # The caller has not, though it could: the first items are where somebody imports.
+        alone = self._helps and 0 < self._each <= 2 * LATE_SECONDS and self._call.inputs.left()
         limit = TICK if self._progress.wanted or starved else None
         if self._helps:
             limit = LATE_SECONDS
         if self._drawing and starved:
             limit = 0.0
-        if not self._hear(limit) and starved and limit:
+        if not self._hear(limit) and (starved or alone) and limit:
             self._patience += 1
         if self._progress.wanted:
             self._progress.at(self._report.items + self._engine.running_items())
@@ -255,6 +258,7 @@ class Flow:
                     self._window.settle(chunk, error)
                 case Unavailable():
                     self.unavailable = event
+        self._report.workers = max(self._report.workers, self._engine.workers)
         if self._helps and self._engine.enough_at_work():
             self._stop_helping()
         return bool(events)

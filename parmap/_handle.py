@@ -68,10 +68,11 @@ class Worker:
 
     def drain(self) -> None:
         """Read what it still says of a call that is over."""
-        while self.inflight and self.has_message():
+        while (self.inflight or self.preparing) and self.has_message():
             message = self.receive()
-            if message is None:
-                self.inflight = 0  # it is dead, as whoever leases it will see
+            if message is None:  # it is dead, as whoever leases it will see
+                self.inflight = self.board[LOADING] = 0
+                self.board[READY] = 1
             elif isinstance(message, _messages.Refusal):
                 self.inflight -= 1
             else:

@@ -27,7 +27,7 @@ _SIZED: tuple[Any, ...] = (
 _INSTANT = frozenset(type(iter(empty)) for empty in _SIZED)
 
 
-_SLICED = frozenset({list, tuple, range})
+_SLICED = (list, tuple, range)
 
 
 def sliced(items: Any) -> bool:
@@ -139,7 +139,8 @@ class Slices(Inputs):
         return items if type(items) is list or type(items) is range else list(items)
 
     def take(self, count: int) -> list[Any]:
-        return list(self.cut(count))
+        items = self.cut(count)
+        return items if type(items) is list else list(items)
 
     def left(self) -> int:
         return max(0, len(self._items) - self.drawn)

@@ -133,7 +133,7 @@ class Costs:
 
     start: float = 0.024  # the caller is busy with a first call: imports, asking for workers
     boot: float = 0.017  # after that, until a new worker has answered; the caller goes on meanwhile
-    hire: float = 0.002  # one more worker than the first two
+    hire: float = 0.002  # one more worker than there are cores
     call: float = 0.5e-3  # a call on warm workers: until the first answer, its items apart
     wake: float = 1.5e-3  # what that takes longer after a pause: on cold caches, idle processors
     chunk: float = 40e-6  # one more chunk, on both sides of the wall
@@ -169,7 +169,7 @@ FILE_SECONDS = 30 * 86_400
 NEWS = 1.1
 WRITE_SECONDS = 30.0
 
-_VERSION = 4
+_VERSION = 5
 _costs: Costs | None = None
 _written = Costs()  # what the next process takes
 _written_at = -math.inf

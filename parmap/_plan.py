@@ -148,14 +148,14 @@ def _parallel(f: Facts, workers: int) -> float:
     if left <= 0:
         return start + rest + slow * min(loading, rest)
     moved, handled = left * f.transfer_per_item, left * HANDLING_SECONDS
-    work = left * each + moved + handled + (workers - first) * loading
+    work = left * each + moved + handled
     load = min(f.busy, 1.0) + THREADS_WORTH * max(0.0, f.busy - 1.0)
     crowding = 1.0 if f.busy < 1 - WAITING_SHARE or workers == 1 else f.costs.crowding
     speed = max(1.0, min(workers, f.cores / max(load, 1e-9)) / crowding)
     together = (work + work / CHUNK_SECONDS * f.costs.chunk) / speed
     rounds = math.ceil(left / workers) * each
     hire = f.costs.hire * max(0, workers - max(f.warm, f.cores))  # till then, the caller helps
-    up = start + here * each + slow * loading
+    up = start + here * each + slow * loading + (workers - first) * loading / f.cores
     call = f.costs.call + (f.costs.wake if f.warm and f.rested else 0.0)
     return up + hire + call + max(together, rounds, moved / 2 + handled)
 

@@ -87,7 +87,7 @@ class Crew:
         # Who is at the last item of an earlier call will be idle too: counted now, for nobody looks
         # when that is done.
         surplus = max(0, len(self._free()) - self._most)
-        self._lay_off(self._take_idle(slice(surplus), wait=False))
+        self._lay_off(self._take_idle(slice(-surplus, None) if surplus else slice(0), wait=False))
 
     def _free(self) -> list[Worker]:
         """Workers that belong to no call, the longest first."""
@@ -95,7 +95,7 @@ class Crew:
         return sorted(free, key=lambda worker: worker.free_since)
 
     def _idle(self) -> list[Worker]:
-        """With the lock: those whose last answer is in. Last, those that prepare for none yet."""
+        """With the lock: those whose last answer is in. Last, who prepares for one that is over."""
         free = self._free()
         for worker in free:
             worker.drain()

@@ -135,7 +135,7 @@ BELIEVED_SECONDS = 1.0
 
 def _foresee(fn: Callable[..., Any], probe: Probe, left: int, most: int | None = None) -> bool:
     """Plan the first long call of a process before the rooms of a decision are loaded, which takes
-    as long as a fork server boots. So that boots meanwhile; or this is true: all is to run here."""
+    as long as a fork server boots. True: all is to run here. Else one may boot meanwhile."""
     rest = left * probe.each
     total = Probe.before + probe.seconds + rest
     if probe.seconds < BATCH_SECONDS or total < probe.worth or loaded("parmap._pool") or nested():
@@ -153,7 +153,7 @@ def _foresee(fn: Callable[..., Any], probe: Probe, left: int, most: int | None =
 
 
 def _first_plan(fn: Callable[..., Any], probe: Probe, left: int, most: int | None) -> Plan:
-    from parmap import _machine, _plan
+    from parmap import _known, _machine, _plan
 
     facts = _plan.Facts(
         done=probe.items,
@@ -163,6 +163,7 @@ def _first_plan(fn: Callable[..., Any], probe: Probe, left: int, most: int | Non
         costs=_machine.costs(),
         cores=_machine.usable_cores()[0],
         most_workers=most,
+        missed=_known.missed,
         loading=import_seconds(fn, warm=False),
     )
     return _plan.make_plan(facts)
@@ -185,9 +186,9 @@ def _end(fn: Callable[..., Any], report: Report) -> None:
 
 
 def _serial(call: Call, probe: Probe) -> bool:
-    s = call.settings
+    s, left = call.settings, call.inputs.left()
     if s.executor is None and s.mp_context is None and s.parallel is None:
-        return _foresee(call.fn, probe, call.inputs.left() or 0, s.max_workers)
+        return _foresee(call.fn, probe, probe.items if left is None else left, s.max_workers)
     return False
 
 

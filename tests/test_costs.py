@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -295,6 +296,7 @@ def test_workers_that_still_import_for_an_earlier_call_are_not_joined_by_others(
         heavy.gate.touch()
     assert (first.report.mode, second.report.mode) == ("parallel", "serial")
     assert second.report.reason == "workers that an earlier call began are not ready yet"
+    assert _known.missed == 0.0  # they are paid for
 
 
 def test_workers_that_an_ended_call_began_serve_the_next(file: Path, tmp_path: Path) -> None:
@@ -346,6 +348,47 @@ def test_while_a_worker_imports_the_caller_keeps_a_core(
     results = pmap(heavy, range(2000), max_workers=2)
     assert len(list(results)) == 2000
     assert results.report.workers == len(workers()) == 2
+
+
+def test_a_worker_that_died_of_its_imports_is_not_expected_any_more(
+    file: Path, tmp_path: Path, two_cores: None
+) -> None:
+    """Its board says for ever that it is about to be ready."""
+    shutdown()
+    heavy = Heavy(tmp_path / "gate")
+    try:
+        assert list(pmap(heavy, range(2000), max_workers=2)) == [os.getpid()] * 2000
+        assert _pool.coming_workers() == 1
+        (worker,) = workers()
+        assert worker.pid
+        os.kill(worker.pid, signal.SIGKILL)
+        assert eventually(lambda: _pool.coming_workers() == 0, LIMIT)
+    finally:
+        heavy.gate.touch()
+    assert os.getpid() not in set(pmap(heavy, range(9), parallel=True, max_workers=2))
+
+
+def test_of_idle_workers_no_more_follow_than_were_asked_for(
+    file: Path, two_cores: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutdown()
+    list(pmap(abs, range(400), parallel=True, max_workers=4))
+    assert eventually(lambda: _pool.warm_workers() == 4, LIMIT)
+    monkeypatch.setattr(_known, "import_seconds", lambda fn, warm: 0.01)
+    results = pmap(lambda x: sum(range(30_000)), range(2000), max_workers=2)
+    assert len(list(results)) == 2000
+    assert results.report.workers == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_has_nothing_to_import(
+    file: Path, two_cores: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So all of them begin at once, with the caller's state of that moment."""
+    monkeypatch.setattr(_known, "import_seconds", lambda fn, warm: 60.0)
+    results = pmap(lambda x: sum(range(30_000)), range(2000), max_workers=2, mp_context="fork")
+    assert len(list(results)) == 2000
+    assert (results.report.mode, results.report.workers) == ("parallel", 2)
 
 
 def test_the_caller_shares_the_work_while_a_worker_still_imports(

@@ -220,6 +220,26 @@ def test_a_call_that_stays_serial_loads_nothing_heavy() -> None:
     assert [name for name in HEAVY if name in loaded] == []
 
 
+def test_the_first_call_of_a_process_may_have_any_input() -> None:
+    """A list and a generator, which tells of no length, both get workers once they are worth it."""
+    program = """if True:
+        import itertools, json, time
+        from parmap import pmap
+        limit = time.monotonic() + 30
+        results = pmap(lambda n: sum(range(n)), ITEMS)
+        while results.report.mode != "parallel" and time.monotonic() < limit:
+            next(results)
+        results.close()
+        print(json.dumps(results.report.mode))
+    """
+    for items in (
+        "itertools.repeat(30_000)",
+        "(30_000 for _ in itertools.count())",
+        "[30_000] * 10**5",
+    ):
+        assert in_a_new_interpreter(program.replace("ITEMS", items)) == "parallel"
+
+
 def test_functions_that_can_be_imported_need_no_cloudpickle() -> None:
     """Not here, and not in workers, where it takes longer than the fork of one."""
     program = """if True:
