@@ -86,9 +86,9 @@ class Engine(Protocol):
     @property
     def deaths(self) -> int: ...  # how many were lost
     @property
-    def ready(self) -> int: ...  # how many of them neither start nor load the function any more
+    def ready(self) -> int: ...  # how many of them do not start or import any more
     @property
-    def short_handed(self) -> bool: ...  # these are fewer than there are cores, or were asked for
+    def short_handed(self) -> bool: ...  # these leave a core to the caller
     @property
     def retired(self) -> int: ...  # workers of which chunks were taken back; they get nothing more
     @property
@@ -109,7 +109,7 @@ class Engine(Protocol):
         return []
 
     def enough_at_work(self) -> bool:
-        """Whether as many are at items as can be, so that the caller would only be in their way."""
+        """Whether the caller would only be in their way."""
         return False
 
     def take_back(self) -> list[Chunk]:

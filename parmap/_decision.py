@@ -9,7 +9,14 @@ from parmap import _known, _machine, _plan
 from parmap._call import NO_WORKERS, Call, start_method, warn
 from parmap._outcome import loaded, nested
 from parmap._plan import Facts, Plan
-from parmap._probe import DEARER, THREADS_SECONDS, Probe, run_here
+from parmap._probe import (
+    BUSY_SECONDS,
+    DEARER,
+    LOADING_WORTH,
+    THREADS_SECONDS,
+    Probe,
+    run_here,
+)
 from parmap._progress import Progress
 from parmap._report import Report
 
@@ -21,14 +28,6 @@ if TYPE_CHECKING:
     from parmap._engine import LocalEngine
     from parmap._executors import ExecutorEngine
     from parmap._flow import Flow
-
-# Seconds the rest must take before a cold start is thought of. Smaller reads the remembered costs,
-# for 0.2 ms; no start was ever made up for in less.
-WORTH_COLD = 30e-3
-
-# Seconds of items before the first plan. Smaller trusts what ran on cold caches; larger delays
-# work that could be shared.
-SEEN_SECONDS = 100e-6
 
 # Seconds of items between two plans, or a quarter of what was done. Smaller plans the same again,
 # for 40 us; larger leaves work here that got dearer.
@@ -46,7 +45,7 @@ class Decision:
     _engine: LocalEngine | ExecutorEngine | None = None
     _flow: Flow | None = None
     _final = False  # nothing more will change the plan
-    _next_look = SEEN_SECONDS  # seconds of items to be done before the next plan is made
+    _next_look = BUSY_SECONDS  # seconds of items to be done before the next plan is made
     _serial_at = 0.0  # seconds of an item for which the last plan said serial
     _loading = 0.0  # seconds that workers would have to import
 
@@ -99,11 +98,11 @@ class Decision:
     def _worth(self) -> float:
         """Seconds that must be left for a plan to be worth making."""
         if self._call.settings.executor is not None:
-            return WORTH_COLD
+            return LOADING_WORTH
         if _warm():
             costs = _machine.costs()
             return 2 * (costs.call + costs.wake * self._report.rested)
-        return max(2 * _machine.Costs().call, WORTH_COLD - _known.missed)
+        return max(2 * _machine.Costs().call, LOADING_WORTH - _known.missed)
 
     def _stay(self, _: Call) -> bool:
         """Between two batches: whether to go on here."""
@@ -127,7 +126,7 @@ class Decision:
             if plan.parallel:
                 self._decide(plan)
                 return False
-            if self._next_look == SEEN_SECONDS:  # the first reason is about most of the call
+            if self._next_look == BUSY_SECONDS:  # the first reason is about most of the call
                 self._report.reason = plan.reason
             self._final = plan.case in (1, 4)
             if self._call.settings.executor is None and not self._loading:

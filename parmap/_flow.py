@@ -45,9 +45,8 @@ FIRST_AHEAD_UNKNOWN = 8
 # more files, and a new one costs three times what one costs that is written again.
 WAKE_BYTES = 256 * 2**10
 
-# Seconds without an answer from warm workers after which the caller helps: they may be importing;
-# also of work that it takes at a time, and half of an item's. Smaller takes work from workers that
-# are about to answer; larger keeps it from those that come.
+# Seconds without an answer from warm workers after which the caller helps, for they may import; and
+# of work that it takes at a time. Smaller takes work from workers that are about to answer.
 LATE_SECONDS = 20e-3
 
 # Seconds between two looks at the boards, while a bar is shown.
@@ -230,7 +229,7 @@ class Flow:
 
     def _wait(self) -> None:
         starved = self._engine.hungry(1) is not None  # a worker has nothing to do
-        # The caller has not, though it could: the first items are where somebody imports.
+        # The caller has not, and could: the first items are where somebody imports.
         alone = self._helps and 0 < self._each <= 2 * LATE_SECONDS and self._call.inputs.left()
         limit = TICK if self._progress.wanted or starved else None
         if self._helps:

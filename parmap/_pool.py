@@ -26,7 +26,7 @@ from parmap._place import place
 from parmap._processes import end_server
 from parmap._quiet import filled_streams, interrupts_deferred
 from parmap._seat import close_end, keep_end, readable
-from parmap._sweep import end_sweeper, start_sweeper, sweep_after_the_dead
+from parmap._sweep import start_sweeper, sweep_after_the_dead
 
 # Seconds after which a worker without work ends itself. Smaller makes programs that call now and
 # then pay for starts (60 ms); larger keeps memory for nobody.
@@ -211,7 +211,8 @@ class Crew:
             worker.await_end(max(0.0, limit - time.monotonic()))
         self._lay_off(list(self._workers), kill=True)
         if self._sweeper is not None:
-            end_sweeper(self._sweeper)
+            self._sweeper.kill()
+            self._sweeper.wait()
             close_end(self._sweeper.stdin)
             self._sweeper = None
         _all.discard(self)

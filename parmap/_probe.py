@@ -24,31 +24,24 @@ if TYPE_CHECKING:
     from parmap._call import Call
     from parmap._known import Known
 
-# Seconds of work in a batch. Smaller costs more looks, a microsecond each; larger runs more that a
-# consumer who stops early never sees.
+# Seconds of work in a batch, and without a plan; the other one after a pause: no warm worker has
+# answered by then. Smaller costs more looks, a microsecond each, and plans, 0.3 ms on cold caches;
+# larger runs more that a consumer who stops early never sees, and leaves work here.
 BATCH_SECONDS = 1e-3
-
-# Seconds of items that are run without a plan, also after a pause: no warm worker has answered by
-# then. Smaller costs short calls a plan, 0.3 ms on cold caches; larger leaves work here.
-TINY_SECONDS = 1e-3
 TINY_RESTED_SECONDS = 4e-3
 
 # Items of a batch at the most. Half of it costs a million `abs` 3 %; larger runs more that may turn
 # out dear before anybody looks. From benchmarks/overhead.py.
 MOST_ITEMS = 8192
 
-# Seconds of items, had and expected, that are worth loading the rooms of a decision, for 4 to 8 ms.
-# Smaller makes short programs longer; larger leaves work here that could be shared. No start of
-# workers was ever made up for in less, by benchmarks/no_regret.py.
+# Seconds of items, had and expected, that are worth loading the rooms of a decision, for 4 to 8 ms,
+# and a plan where no workers are. Smaller makes short programs longer; larger leaves work here. No
+# start was ever made up for in less, by benchmarks/no_regret.py.
 LOADING_WORTH = 70e-3
 
 # How many times dearer items must have become for another plan. Smaller plans again for the noise
 # of clocks; larger leaves work here.
 DEARER = 1.1
-
-# Seconds a first item must take to be weighed unasked. Smaller takes cold caches for dear items;
-# larger runs one more of them here before the plan.
-WEIGH_SECONDS = 2e-3
 
 # Seconds of items that tell what they use of processors. Smaller takes the grain of a clock, or
 # another process on the core, for waiting; larger misses some that waits.
@@ -75,7 +68,7 @@ class Probe:
 
     items: int = 0  # run here
     seconds: float = 0.0  # that they took in all
-    tiny: float = TINY_SECONDS  # seconds of items that are not worth a plan
+    tiny: float = BATCH_SECONDS  # seconds of items that are not worth a plan
     each: float = 0.0  # seconds of one item of late
     busy: float = 1.0  # processors an item uses: 0 where it waits, several where it has threads
     transfer: float = 0.0  # seconds to move one item and its result, on both sides together
@@ -132,7 +125,7 @@ class Probe:
     def dear(self, left: int | None) -> bool:
         """Whether a plan will want the weight of these items: it was asked for, or will be."""
         rest = self.items if left is None else left
-        first = self.each > WEIGH_SECONDS and rest * self.each > LOADING_WORTH
+        first = self.each > BATCH_SECONDS and rest * self.each > LOADING_WORTH
         return (self.closer or first) and not self.weighed
 
     def weigh(self, items: Sequence[Any], values: Sequence[Any]) -> None:

@@ -25,12 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, TypeAlias
 
-# Of a process with this number: its exit code as multiprocessing tells it (-9 for SIGKILL), or None
-# where that cannot be had within the given seconds.
-ExitCode: TypeAlias = "Callable[[int | None, float], int | None]"
-
-# The number of a new process, or None where only its board will tell; and how to ask how it ended.
-Begun: TypeAlias = "tuple[int | None, ExitCode]"
+# The number of a new process, or None where only its board will tell; and what tells the exit code
+# of one, as multiprocessing does (-9 for SIGKILL), if that can be had within some seconds.
+Begun: TypeAlias = "tuple[int | None, Callable[[int | None, float], int | None]]"
 
 
 def begin(method: str, numbers: tuple[int, ...]) -> Begun:

@@ -98,7 +98,6 @@ class Report:
 
     @property
     def speedup(self) -> float:
-        """`serial_seconds` over `seconds`; 1 for a serial call."""
         parallel = self.mode == "parallel" and self.seconds
         return self.serial_seconds / self.seconds if parallel else 1.0
 

@@ -40,11 +40,6 @@ def start_sweeper(directories: list[str]) -> subprocess.Popen[bytes] | None:
         return None
 
 
-def end_sweeper(sweeper: subprocess.Popen[bytes]) -> None:
-    sweeper.kill()
-    sweeper.wait()
-
-
 def sweep_after_the_dead() -> None:
     for owner, path in _directories():
         if not _alive(owner):

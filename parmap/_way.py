@@ -128,8 +128,8 @@ def _go_on(
         yield from _whole_way(call, report)
 
 
-# Seconds of items up to which a first plan that says serial is believed while they cost the same.
-# Larger would go on without the bar, which a person may be waiting for.
+# Seconds of items up to which a first plan that says serial is believed. Larger would go on without
+# the bar, which a person may be waiting for.
 BELIEVED_SECONDS = 1.0
 
 
