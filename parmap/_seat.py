@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 PID, READY, CANCELLED, CHUNK, OFFSET, LENGTH, STARTED, LOADING = range(8)
 _BOARD_BYTES = 8 * 8
 
-# What the fork server hears: that a worker is wanted, or one for what cloudpickle has carried, which
-# it then imports first, once for all.
+# What the fork server hears: that a worker is wanted; or one for what cloudpickle has carried,
+# which it then imports first.
 WORKER, CLOUDPICKLE_WORKER = b"w", b"c"
 
 # What it says of a process that ended: its number and exit code. Where it could not fork one: 0 and
