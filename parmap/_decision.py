@@ -214,7 +214,6 @@ class Decision:
             self._cannot(f"no workers could be started: {type(error).__name__}: {error}", error)
             return
         self._report.mode = "parallel"
-        self._report.workers = self._engine.workers
         self._report.start_method = self._engine.method
         if self._engine.booting:
             _machine.measured(start=time.perf_counter() - began + self._probe.spent)

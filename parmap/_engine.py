@@ -40,8 +40,8 @@ class LocalEngine:
     chunk_cost = 0.0
 
     def __init__(self, call: Call, workers: int, first: int, cores: int, method: str):
-        """With `first` of the workers; the others follow when all of these are at items. Raises
-        what pickling `fn`, or starting a process, raises."""
+        """With `first` of the workers; the others follow when these run items. Raises what pickling
+        `fn`, or starting a process, raises."""
         self._process = os.getpid()
         self._timeout = call.settings.task_timeout
         self._initializes = call.settings.initializer is not None
@@ -176,7 +176,7 @@ class LocalEngine:
     def take_back(self) -> list[Chunk]:
         """See `_worker._Desk._claim` for why no item can be run twice."""
         for worker, queue in reversed(self._queues.items()):
-            # One whose only chunk is running has nothing to give, and would be stopped in it.
+            # One that runs its only chunk has nothing to give, and would be stopped in it.
             if len(queue) > worker.running and not self._is_retired(worker):
                 worker.board[_seat.CANCELLED] = self._job
                 with threading.Lock():

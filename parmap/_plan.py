@@ -161,8 +161,7 @@ def _parallel(f: Facts, workers: int) -> float:
 
 
 def at_first(workers: int, cores: int, loading: float) -> int:
-    """How many to begin with: while workers import, the caller goes on, and needs a core. The
-    others begin when those are there."""
+    """How many to begin with: while they import, the caller needs a core. The others follow."""
     return min(workers, max(1, cores - 1)) if loading else workers
 
 

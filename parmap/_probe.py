@@ -35,8 +35,8 @@ TINY_RESTED_SECONDS = 4e-3
 MOST_ITEMS = 8192
 
 # Seconds of items, had and expected, that are worth loading the rooms of a decision, for 4 to 8 ms,
-# and a plan where no workers are. Smaller makes short programs longer; larger leaves work here. No
-# start was ever made up for in less, by benchmarks/no_regret.py.
+# and a plan where no workers are: less never made up for a start. Smaller makes short programs
+# longer; larger leaves work here. From benchmarks/no_regret.py.
 LOADING_WORTH = 70e-3
 
 # How many times dearer items must have become for another plan. Smaller plans again for the noise

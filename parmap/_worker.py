@@ -281,7 +281,8 @@ class _Run:
         """Pickle the values there are: large ones alone, for each may be kept by itself; others
         together, for a pickle costs 10 us on either side."""
         values, self._values = self._values, []
-        if values:
+        if values:  # any of them may end this process
+            self._board[LENGTH], self._board[OFFSET] = len(values), self._next - len(values)
             self._groups += seal(values, partial(pack, store=self._store), dumps)
             _, outcome = self._groups[-1]
             self._together = isinstance(outcome, Parcel) and outcome.path is None

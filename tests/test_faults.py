@@ -385,6 +385,22 @@ def test_a_worker_killed_from_outside_in_the_middle_of_an_item_names_it(tmp_path
     assert_next_call_works()
 
 
+class Deadly:
+    """A result that ends the worker which pickles it."""
+
+    def __reduce__(self) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+def test_a_result_that_kills_its_worker_when_it_is_pickled_is_the_one_at_fault() -> None:
+    """Small results are pickled together, some items later: here the last one runs alone."""
+    fn = lambda x: Deadly() if x == 5 else x  # noqa: E731
+    found = outcomes(pmap(fn, range(8), chunksize=8, **TWO))
+    assert isinstance(found[5], WorkerDied)
+    assert [x for x in range(8) if found[x] != x] == [5]
+
+
 def test_large_results_that_a_worker_sent_before_it_died_are_not_lost(tmp_path: Path) -> None:
     """They lie in files of the dead worker, and wait there until the first item is done."""
     replaced = tmp_path / "replaced"
