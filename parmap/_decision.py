@@ -102,9 +102,8 @@ class Decision:
         if _warm():
             costs = _machine.costs()
             return 2 * (costs.call + costs.wake * self._report.rested)
-        return max(
-            2 * _machine.Costs().call, LOADING_WORTH - 2 * _known.missed
-        )  # half of it is gained
+        needed = LOADING_WORTH - 2 * _known.missed  # of work, of which half is gained
+        return max(2 * _machine.Costs().call, needed)
 
     def _stay(self, _: Call) -> bool:
         """Between two batches: whether to go on here."""
