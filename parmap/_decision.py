@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 # for 40 us; larger leaves work here that got dearer.
 LOOK_SECONDS = 0.5e-3
 
-# How many times longer than moving it an item must take that is sent away unseen. Smaller believes
-# workers; larger runs one item here first.
+# How many times longer than moving it an item must take that is sent unseen. Smaller believes
+# workers; larger runs one here first.
 SEEN = 4
 
 
@@ -295,8 +295,9 @@ class Decision:
         probe, each, fn = self._probe, self._report.seconds_per_item, self._call.fn
         local = self._call.settings.executor is None
         if self._flow is not None:
-            if local and self._engine and self._engine.method != "fork":
+            if local:
                 self._report.learn_crowding()
+            if local and self._report.start_method != "fork":
                 _known.imported(fn)  # or will have been, which is paid for
             _machine.remember()
         seen = probe if probe.weighed else self._known

@@ -182,7 +182,7 @@ class LocalEngine:
                 with threading.Lock():
                     claimed = worker.board[_seat.CHUNK]
                 numbers = [chunk.number for chunk in queue]
-                # Those before it are done, though their answers may not be in yet.
+                # Those before it are done, though no answer may be in yet.
                 begun = numbers.index(claimed) + 1 if claimed in numbers else 0
                 return list(queue)[begun:]
         return []

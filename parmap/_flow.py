@@ -150,7 +150,7 @@ class Flow:
         engine, again = self._engine, self._window.again
         if perf_counter() < self._began + self._late:
             return None
-        if 0 < self._each <= 2 * LATE_SECONDS:
+        if self._can_help():
             alone = max(1, int(min(LATE_SECONDS / self._each, self._space() / 2)))
             chunk = self._cut(self._shares()[0] if engine.ready else alone)
             if chunk is not None:
@@ -159,6 +159,10 @@ class Flow:
                 for taken in reversed(engine.take_back()):
                     self._window.split(taken)
         return again.popleft() if again and engine.retired else None
+
+    def _can_help(self) -> bool:
+        """Between two looks at its workers."""
+        return 0 < self._each <= 2 * LATE_SECONDS
 
     def _shares(self) -> tuple[int, int, int]:
         """Items of the next chunk, and the fewest and the most chunks that a worker should have."""
@@ -229,8 +233,8 @@ class Flow:
 
     def _wait(self) -> None:
         starved = self._engine.hungry(1) is not None  # a worker has nothing to do
-        # The caller has not, and could: the first items are where somebody imports.
-        alone = self._helps and 0 < self._each <= 2 * LATE_SECONDS and self._call.inputs.left()
+        # Or the caller: the first items are where somebody imports.
+        alone = self._helps and self._can_help() and self._call.inputs.left()
         limit = TICK if self._progress.wanted or starved else None
         if self._helps:
             limit = LATE_SECONDS

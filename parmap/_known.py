@@ -73,7 +73,7 @@ def keep(fn: Callable[..., Any], found: Known) -> None:
 
 # ------------------------------------------------------------------ imports
 #
-# Guessed, for nobody can know before it was done, and scipy takes longer than many a call.
+# Guessed, for nobody can know before it was done.
 
 # Seconds to import one module, with what its import runs. numpy, scipy, pandas and pyarrow take
 # 0.4 ms each, matplotlib and emcee 0.6 to 0.7, on this project's machine. Smaller starts workers

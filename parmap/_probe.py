@@ -77,8 +77,8 @@ class Probe:
     closer: bool = False  # look at the next items with care, and weigh them: a plan depends on it
     looked: float = 0.0  # seconds of items that were looked at with care
     _used: Sequence[float] = (0.0, 0.0, 0)  # of processors in that time, as `clocks` tells
-    worth: float = LOADING_WORTH
-    spent: float = 0.0  # seconds that a start of workers has taken so far
+    worth: float = LOADING_WORTH  # more once a plan said serial
+    spent: float = 0.0  # seconds that a start has taken
     before: float = 0.0  # of the class: seconds that calls of this process have had without a plan
 
     def brief(self, call: Call) -> bool:

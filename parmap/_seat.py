@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 # Words of the board. PID is 0 until the worker runs; READY is 0, then the time when it had run its
 # initializer, in nanoseconds of the monotonic clock, which all processes share.
-# LOADING is the chunk being unpacked, or minus the job; -1 also before the first.
+# LOADING is the chunk being unpacked, or minus the job; -1 before the first.
 PID, READY, CANCELLED, CHUNK, OFFSET, LENGTH, STARTED, LOADING = range(8)
 _BOARD_BYTES = 8 * 8
 

@@ -9,9 +9,9 @@ from _thread import RLock
 from contextlib import suppress
 from time import perf_counter
 
+from parmap import _known
 from parmap._call import DEFAULT, NO_WORKERS, Call, warn
 from parmap._inputs import Slices, inputs_of, sliced
-from parmap._known import import_seconds, seconds_of
 from parmap._outcome import handed_out, loaded, nested, stopped
 from parmap._probe import (
     BATCH_SECONDS,
@@ -72,14 +72,14 @@ class InTurns:
 def _short_way(
     fn: Callable[..., Any], mapper: Mapper, items: Sequence[Any], left: int, report: Report
 ) -> Iterator[Iterator[Any]]:
-    """The first millisecond of what can be cut, as `run_here` would run it. In one
-    piece: on cold caches each function that is entered costs a microsecond; most calls end here."""
+    """The first millisecond of what can be cut, as `run_here` would run it. In one piece: on cold
+    caches each function that is entered costs a microsecond; most calls end here."""
     report.start()
     probe, size, done, before = report.probe, 1, 0, None
     batch: Sequence[Any] = ()
     values: list[Any] = []
     errors: list[BaseException] = []
-    short = seconds_of(fn, left) < probe.tiny
+    short = _known.seconds_of(fn, left) < probe.tiny
     if short and left > 2:  # else there is nothing to share
         before = clocks()
     while short and probe.seconds < BATCH_SECONDS and len(batch := items[done : done + size]):
@@ -128,8 +128,8 @@ def _go_on(
         yield from _whole_way(call, report)
 
 
-# Seconds of items up to which a first plan that says serial is believed. Larger would go on without
-# the bar, which a person may be waiting for.
+# Seconds of items up to which a first plan that says serial is believed. Larger shows no bar where
+# a person may be waiting for it.
 BELIEVED_SECONDS = 1.0
 
 
@@ -146,14 +146,14 @@ def _foresee(fn: Callable[..., Any], probe: Probe, left: int, most: int | None =
             _boot()
             probe.spent = perf_counter() - began
             return False
-        # Of later calls one has to know what they would gain together.
+        # Of later calls one has to know what they gain together.
         probe.worth = DEARER * total
         return rest < BELIEVED_SECONDS and Probe.before < LOADING_WORTH
     return False
 
 
 def _first_plan(fn: Callable[..., Any], probe: Probe, left: int, most: int | None) -> Plan:
-    from parmap import _known, _machine, _plan
+    from parmap import _machine, _plan
 
     facts = _plan.Facts(
         done=probe.items,
@@ -164,7 +164,7 @@ def _first_plan(fn: Callable[..., Any], probe: Probe, left: int, most: int | Non
         cores=_machine.usable_cores()[0],
         most_workers=most,
         missed=_known.missed,
-        loading=import_seconds(fn, warm=False),
+        loading=_known.import_seconds(fn, warm=False),
     )
     return _plan.make_plan(facts)
 
@@ -185,7 +185,10 @@ def _end(fn: Callable[..., Any], report: Report) -> None:
     report.end(fn)
 
 
-def _serial(call: Call, probe: Probe) -> bool:
+def _stays(call: Call, probe: Probe) -> bool:
+    """Whether to go on here without a decision."""
+    if probe.brief(call):
+        return True
     s, left = call.settings, call.inputs.left()
     if s.executor is None and s.mp_context is None and s.parallel is None:
         return _foresee(call.fn, probe, probe.items if left is None else left, s.max_workers)
@@ -197,7 +200,7 @@ def _whole_way(call: Call, report: Report) -> Iterator[Iterator[Any]]:
     report.start()
     probe = report.probe
     if call.plain(probe.tiny):
-        yield from run_here(call, probe, lambda call: probe.brief(call) or _serial(call, probe))
+        yield from run_here(call, probe, lambda call: _stays(call, probe))
         if call.inputs.finished:
             _end(call.fn, report)
             return

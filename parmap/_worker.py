@@ -183,7 +183,6 @@ class _Desk:
         job = self.job
         if isinstance(initialized, Failure):
             return Refusal(job.number, "initializer", initialized)
-        self.office.board[LOADING] = -job.number
         if job.place is not None:
             _place.follow(job.place, job.threads)
         try:

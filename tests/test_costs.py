@@ -19,6 +19,7 @@ from waiting import LIMIT, eventually
 
 from parmap import (
     Crossover,
+    Results,
     _known,
     _machine,
     _plan,
@@ -262,21 +263,32 @@ class Heavy:
             time.sleep(0.01)
 
 
+@pytest.fixture
+def heavy(file: Path, tmp_path: Path) -> Iterator[Heavy]:
+    """One in a process without workers, which loads at the latest when the test is over."""
+    shutdown()
+    heavy = Heavy(tmp_path / "gate")
+    yield heavy
+    heavy.gate.touch()
+
+
+def run_here(heavy: Heavy) -> Results[int]:
+    """A call whose workers do not come to any item."""
+    results = pmap(heavy, range(2000), max_workers=2)
+    assert list(results) == [os.getpid()] * 2000
+    return results
+
+
 @pytest.mark.parametrize("warm", [True, False])
 def test_workers_that_take_long_to_load_the_function_do_not_hold_up_the_call(
-    file: Path, tmp_path: Path, warm: bool
+    heavy: Heavy, warm: bool
 ) -> None:
     """The caller takes back what they have not begun, and each item is run once."""
-    shutdown()
     if warm:
         list(pmap(abs, range(4), parallel=True, max_workers=2))
-    heavy = Heavy(tmp_path / "gate")
     _known.keep(heavy, _known.Known(0.001, 1.0, 1e-6))
-    results = pmap(heavy, range(2000), max_workers=2)
-    try:
-        assert list(results) == [os.getpid()] * 2000
-    finally:
-        heavy.gate.touch()
+    results = run_here(heavy)
+    heavy.gate.touch()
     assert results.report.mode == "parallel"
     assert results.report.items_here == 2000
     again = set(pmap(heavy, range(50), parallel=True, max_workers=2))
@@ -284,30 +296,20 @@ def test_workers_that_take_long_to_load_the_function_do_not_hold_up_the_call(
 
 
 def test_workers_that_still_import_for_an_earlier_call_are_not_joined_by_others(
-    file: Path, tmp_path: Path
+    heavy: Heavy,
 ) -> None:
     """A program of many short calls would else begin two more in each of them."""
-    shutdown()
-    heavy = Heavy(tmp_path / "gate")
-    try:
-        first, second = (pmap(heavy, range(2000), max_workers=2) for _ in range(2))
-        assert list(first) == list(second) == [os.getpid()] * 2000
-    finally:
-        heavy.gate.touch()
+    first, second = run_here(heavy), run_here(heavy)
     assert (first.report.mode, second.report.mode) == ("parallel", "serial")
     assert second.report.reason == "workers that an earlier call began are not ready yet"
     assert _known.missed == 0.0  # they are paid for
 
 
-def test_workers_that_an_ended_call_began_serve_the_next(file: Path, tmp_path: Path) -> None:
+def test_workers_that_an_ended_call_began_serve_the_next(heavy: Heavy) -> None:
     """They answer what it no longer wants, and somebody has to hear that."""
-    shutdown()
-    heavy = Heavy(tmp_path / "gate")
-    try:
-        assert list(pmap(heavy, range(2000), max_workers=2)) == [os.getpid()] * 2000
-        assert _pool.warm_workers() == 0
-    finally:
-        heavy.gate.touch()
+    run_here(heavy)
+    assert _pool.warm_workers() == 0
+    heavy.gate.touch()
     assert eventually(lambda: _pool.warm_workers() == len(workers()), LIMIT)
 
 
@@ -333,17 +335,11 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_known, "import_seconds", lambda fn, warm: 0.0 if warm else 0.01)
 
 
-def test_while_a_worker_imports_the_caller_keeps_a_core(
-    file: Path, tmp_path: Path, two_cores: None
-) -> None:
+def test_while_a_worker_imports_the_caller_keeps_a_core(heavy: Heavy, two_cores: None) -> None:
     """So a start in vain costs little. The other one is hired by the next call."""
-    shutdown()
-    heavy = Heavy(tmp_path / "gate")
-    try:
-        assert list(pmap(heavy, range(2000), max_workers=2)) == [os.getpid()] * 2000
-        assert len(workers()) == 1
-    finally:
-        heavy.gate.touch()
+    run_here(heavy)
+    assert len(workers()) == 1
+    heavy.gate.touch()
     assert eventually(lambda: _pool.warm_workers() == 1, LIMIT)
     results = pmap(heavy, range(2000), max_workers=2)
     assert len(list(results)) == 2000
@@ -351,20 +347,16 @@ def test_while_a_worker_imports_the_caller_keeps_a_core(
 
 
 def test_a_worker_that_died_of_its_imports_is_not_expected_any_more(
-    file: Path, tmp_path: Path, two_cores: None
+    heavy: Heavy, two_cores: None
 ) -> None:
     """Its board says for ever that it is about to be ready."""
-    shutdown()
-    heavy = Heavy(tmp_path / "gate")
-    try:
-        assert list(pmap(heavy, range(2000), max_workers=2)) == [os.getpid()] * 2000
-        assert _pool.coming_workers() == 1
-        (worker,) = workers()
-        assert worker.pid
-        os.kill(worker.pid, signal.SIGKILL)
-        assert eventually(lambda: _pool.coming_workers() == 0, LIMIT)
-    finally:
-        heavy.gate.touch()
+    run_here(heavy)
+    assert _pool.coming_workers() == 1
+    (worker,) = workers()
+    assert worker.pid
+    os.kill(worker.pid, signal.SIGKILL)
+    assert eventually(lambda: _pool.coming_workers() == 0, LIMIT)
+    heavy.gate.touch()
     assert os.getpid() not in set(pmap(heavy, range(9), parallel=True, max_workers=2))
 
 
